@@ -1,0 +1,1 @@
+"""Published tables and our own leaderboards, as data files beside this one."""

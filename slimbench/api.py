@@ -1,0 +1,1 @@
+"""The public function that stands for `slimbench sweep`."""

@@ -1,0 +1,116 @@
+"""A cohort: slides with features, grid coordinates, labels, reports, patients and splits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val", "test")
+CaptionSource = Literal["report", "condensed", "template", "template-with-label"]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """What the tables say of one slide.
+
+    label    class name, one of the cohort's `classes`, or None: no probe, but still retrieval
+    report   text, or None: no retrieval and no part in training, but still a probe
+    split    "train", "val" or "test"
+    patches  number of patches in its feature file
+    """
+
+    id: str
+    patient: str
+    split: str
+    patches: int
+    label: str | None = None
+    report: str | None = None
+    site: str | None = None
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The features of one slide.
+
+    features  [N, D] float32
+    coords    [N, 2] float32 grid units (x, y), or None: the row order is the position
+    lesion    [N] bool, patches known to be diagnostic, or None
+    """
+
+    features: NDArray[np.float32]
+    coords: NDArray[np.float32] | None = None
+    lesion: NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a sweep on this cohort uses when the user names nothing else (specs as on the command line)."""
+
+    encoder: str = "slim-base"
+    text: str = "hf"
+    recipe: str = "paper"
+    tasks: tuple[str, ...] = ("linear-probe", "zero-shot", "retrieval", "efficiency")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Zero-shot wording: names of each class, and templates with the literal CLASSNAME in them."""
+
+    names: Mapping[str, tuple[str, ...]]
+    templates: tuple[str, ...] = ("CLASSNAME",)
+
+
+class Cohort(ABC):
+    """Slides of a study and where their features lie.
+
+    name         as a leaderboard prints it
+    slides       in a fixed order (sorted by split, then id)
+    classes      label names in the order that weighted kappas depend on
+    dim          width of the patch features
+    captions     where the reports come from; a probe on labels that the captions hold is label-supervised
+    dropped      {reason: count} of slides that the tables name and the cohort leaves out
+    prompts      zero-shot wording, or None
+    fingerprint  hash of everything above and of the features: part of every cell's key
+    """
+
+    name: str
+    slides: tuple[Slide, ...]
+    classes: tuple[str, ...]
+    dim: int
+    captions: CaptionSource
+    prompts: Prompts | None
+    defaults: Defaults
+    dropped: Mapping[str, int]
+    fingerprint: str
+
+    @abstractmethod
+    def patches(self, slide_id: str) -> Patches:
+        """Features of one slide. Raises CohortError that names file, slide and remedy."""
+
+    def split(self, name: str) -> tuple[Slide, ...]:
+        """The slides of one split, in order."""
+        return tuple(slide for slide in self.slides if slide.split == name)
+
+
+@dataclass(frozen=True)
+class InMemoryCohort(Cohort):
+    """A cohort whose features fit in memory: {slide id: Patches}. Tests and the embedded cohorts use it."""
+
+    name: str
+    slides: tuple[Slide, ...]
+    classes: tuple[str, ...]
+    dim: int
+    captions: CaptionSource
+    fingerprint: str
+    features: Mapping[str, Patches] = field(repr=False)
+    prompts: Prompts | None = None
+    defaults: Defaults = field(default_factory=Defaults)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def patches(self, slide_id: str) -> Patches:
+        return self.features[slide_id]

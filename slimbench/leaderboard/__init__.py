@@ -1,0 +1,1 @@
+"""Tables of records: for the terminal, for papers, for the web."""

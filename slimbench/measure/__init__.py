@@ -1,0 +1,1 @@
+"""What an encoder costs: FLOPs, latency, memory."""

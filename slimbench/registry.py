@@ -1,0 +1,227 @@
+"""Where plugins are found: reducers, encoders, tasks, text towers.
+
+    built-ins       the BUILT_INS dictionary of each room's __init__.py, {name: "module:attribute"}
+    third parties   entry points of their own package, in group `slimbench.<kind>`
+    first hour      path/to/file.py:Class
+
+A plugin is written `NAME` or `FILE.py:CLASS`, with arguments behind a colon: `tome-local:window=256`,
+`my_reducer.py:Mine:alpha=0.5`. Nothing is imported before somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slimbench.errors import PluginError, UsageError
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A plugin as a user writes it: its name and the arguments behind the colon, still as text."""
+
+    name: str
+    args: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Read `NAME[:key=value,...]` or `FILE.py:CLASS[:key=value,...]`.
+
+        >>> Spec.parse("tome-local:window=256")
+        Spec(name='tome-local', args={'window': '256'})
+        >>> Spec.parse("mine.py:Mine").name
+        'mine.py:Mine'
+        """
+        parts = text.strip().split(":")
+        name = parts.pop(0)
+        if name.endswith(".py"):
+            if not parts or "=" in parts[0]:
+                raise UsageError(f"{text!r}: a file needs its class behind a colon, as in {name}:MyReducer")
+            name = f"{name}:{parts.pop(0)}"
+        args = {}
+        for pair in ",".join(parts).split(",") if parts else ():
+            key, equals, value = pair.partition("=")
+            if not equals or not key.strip():
+                raise UsageError(f"{text!r}: {pair!r} is no argument; write {name}:key=value,key=value")
+            args[key.strip()] = value.strip()
+        return cls(name, args)
+
+    def __str__(self) -> str:
+        pairs = ",".join(f"{key}={value}" for key, value in sorted(self.args.items()))
+        return f"{self.name}:{pairs}" if pairs else self.name
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin that was found: where it comes from, before it is imported.
+
+    target      "module:attribute" or "path/to/file.py:attribute"
+    package     the distribution it belongs to and its version, or the file's path
+    """
+
+    kind: str
+    name: str
+    target: str
+    package: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import it. PluginError names the plugin and its package when that fails."""
+        place, _, attribute = self.target.rpartition(":")
+        try:
+            module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+            loaded: Callable[..., Any] = getattr(module, attribute)
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"{self.kind} {self.name!r} ({self.package}) cannot be imported from {self.target}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return loaded
+
+    def code_hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the file that defines it: part of a cell's key."""
+        place = self.target.rpartition(":")[0]
+        path = Path(place) if place.endswith(".py") else None
+        if path is None:
+            found = importlib.util.find_spec(place)
+            path = Path(found.origin) if found is not None and found.origin else None
+        return hashlib.sha256(path.read_bytes() if path else self.package.encode()).hexdigest()[:16]
+
+
+class Registry:
+    """The plugins of one kind.
+
+    kind    "reducer", "encoder", ...: the word of messages
+    room    the package whose BUILT_INS lists ours: "slimbench.reducers"; also the entry-point group
+    """
+
+    def __init__(self, kind: str, room: str) -> None:
+        self.kind = kind
+        self.room = room
+
+    def plugins(self) -> dict[str, Plugin]:
+        """Every known plugin by name, none of them imported. A name taken twice is a PluginError."""
+        own = importlib.metadata.version("slimbench")
+        built_ins: dict[str, str] = importlib.import_module(self.room).BUILT_INS
+        found = {
+            name: Plugin(self.kind, name, target, f"slimbench {own}") for name, target in built_ins.items()
+        }
+        for entry in importlib.metadata.entry_points(group=self.room):
+            package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown package"
+            if entry.name in found:
+                raise PluginError(
+                    f"{self.kind} {entry.name!r} is defined twice, by {found[entry.name].package} and by "
+                    f"{package}; uninstall one, or rename it in its pyproject.toml"
+                )
+            found[entry.name] = Plugin(self.kind, entry.name, entry.value, package)
+        return dict(sorted(found.items()))
+
+    def find(self, name: str) -> Plugin:
+        """The plugin called `name`, or the class in `FILE.py:CLASS`; UsageError with the nearest names."""
+        place, _, attribute = name.rpartition(":")
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            if not path.is_file():
+                raise UsageError(f"no file {place} for the {self.kind} {attribute}")
+            return Plugin(self.kind, attribute, f"{path}:{attribute}", str(place))
+        plugins = self.plugins()
+        if name in plugins:
+            return plugins[name]
+        near = difflib.get_close_matches(name, plugins, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(plugins)}"
+        raise UsageError(f"no {self.kind} is called {name!r}; {hint}")
+
+    def build(self, spec: Spec | str, **given: Any) -> Any:
+        """Import what `spec` names and call it with `given` and the spec's typed arguments."""
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        factory = self.find(spec.name).load()
+        return factory(**given, **typed_arguments(factory, spec, reserved=set(given)))
+
+
+def typed_arguments(
+    factory: Callable[..., Any], spec: Spec, reserved: set[str] | None = None
+) -> dict[str, Any]:
+    """The spec's arguments, converted to the types in the factory's signature.
+
+    Knows int, float, bool, str, their optional forms, and tuples of them written with plus signs
+    (`segments=64+512`). UsageError for an unknown argument or a value of another type.
+    """
+    signature = inspect.signature(factory)
+    hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    open_names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if name not in (reserved or set())
+        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    typed = {}
+    for key, text in spec.args.items():
+        if key not in open_names:
+            raise UsageError(
+                f"{spec.name} takes no argument {key!r}; it takes {', '.join(open_names) or 'none'}"
+            )
+        try:
+            typed[key] = _convert(text, hints.get(key, str))
+        except ValueError as error:
+            raise UsageError(f"{spec.name}: {key}={text} is not {error}") from None
+    return typed
+
+
+def _convert(text: str, hint: Any) -> Any:
+    """`text` as a value of type `hint`; ValueError says what was expected."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if text.lower() == "none" and type(None) in inner:
+            return None
+        return _convert(text, next(kind for kind in inner if kind is not type(None)))
+    if origin is tuple:
+        return tuple(_convert(part, inner[0]) for part in text.split("+"))
+    if origin is typing.Literal:
+        if text not in inner:
+            raise ValueError(f"one of {', '.join(map(str, inner))}")
+        return text
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("true or false")
+        return text.lower() == "true"
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError("a whole number" if hint is int else "a number") from None
+    return text
+
+
+def _module_of_file(path: Path) -> types.ModuleType:
+    """Import a file by its path, once per content, under a name that cannot clash with a package."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    name = f"slimbench_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+reducers = Registry("reducer", "slimbench.reducers")
+encoders = Registry("encoder", "slimbench.encoders")
+tasks = Registry("task", "slimbench.tasks")
+text_towers = Registry("text tower", "slimbench.text")

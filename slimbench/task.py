@@ -1,0 +1,111 @@
+"""What a task is: it takes what a trained encoder made of a cohort and hands back metrics.
+
+A task's author writes `run(evidence) -> TaskResult`; see tasks/linear_probe.py for one of 60 lines.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from slimbench.cohorts.cohort import Cohort, Slide
+from slimbench.trace import Trace
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of the slides of one split, row i belongs to slides[i].
+
+    embedding  [n, D] float32: what a probe sees
+    aligned    [n, P] float32, L2-normalised in the space shared with text; None without alignment
+    counts     per slide the tokens that entered each block
+    """
+
+    slides: tuple[Slide, ...]
+    embedding: NDArray[np.float32]
+    aligned: NDArray[np.float32] | None
+    counts: tuple[tuple[int, ...], ...]
+
+
+class Evidence(Protocol):
+    """What a task may ask for; each is computed once per cell, at the first question.
+
+    cohort, seed, rate      of the cell
+    logit_scale             learned temperature of the alignment; None without alignment
+    """
+
+    cohort: Cohort
+    seed: int
+    rate: float
+
+    @property
+    def logit_scale(self) -> float | None: ...
+
+    def embeddings(self, split: str) -> Embeddings:
+        """Embeddings of "train", "val" or "test"."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """[len(texts), P] L2-normalised in the shared space; None without alignment."""
+        ...
+
+    def traces(self, split: str) -> Mapping[str, Trace]:
+        """Where the patches of each slide went, by slide id."""
+        ...
+
+    @property
+    def encoder(self) -> Any:
+        """The trained SlideEncoder, in eval mode, with its reducers in place."""
+        ...
+
+    @property
+    def plan(self) -> Any:
+        """The Plan of the cell's evaluation."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a task.
+
+    value  None when it is undefined; then `note` says why
+    n      how many slides (queries, patches, ...) it rests on
+    low, high  95 % interval, None where there is none
+    """
+
+    name: str
+    value: float | None
+    n: int
+    low: float | None = None
+    high: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """metrics, the predictions they were computed from (one row per slide), and the protocol's facts."""
+
+    metrics: tuple[Metric, ...]
+    predictions: pd.DataFrame | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """A measurement on a trained encoder; built with keyword arguments from its spec.
+
+    needs_alignment  True if it cannot run on an encoder without text alignment: it is skipped, saying so
+    primary          the metric that a leaderboard sorts and tests by
+    """
+
+    needs_alignment: ClassVar[bool] = False
+    primary: ClassVar[str]
+
+    @abstractmethod
+    def run(self, evidence: Evidence) -> TaskResult:
+        """Measure. Raises SlimbenchError when the cohort cannot support the task."""

@@ -1,0 +1,1 @@
+"""Aligning a slide encoder with frozen text: the model, the losses, the loop."""
