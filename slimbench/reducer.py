@@ -143,8 +143,9 @@ class Reducer(nn.Module):
     """Base of all reducers.
 
     dim         width D of the tokens it will meet
-    order       "raster": tokens leave in the order of the slide's rows; "score": by descending score,
-                as the official Cropr does. In LongNet the order decides who meets whom.
+
+    Whatever else `__init__` takes are the reducer's arguments: typed, with defaults, and so written on the
+    command line (`cropr:detach=false`).
 
     Class attributes that a subclass may set:
     count       "exact": min(keep, N) tokens leave; "at_most": one to `keep`; "fixed": its own number
@@ -161,7 +162,6 @@ class Reducer(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.order: Literal["raster", "score"] = "raster"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -179,17 +179,19 @@ class Reducer(nn.Module):
         """Training only, before every reduction: a summary [D] for the trainer to align, or None."""
         return None
 
-    @final
+    @final  # type: ignore[misc]  # torch types forward as an attribute
     def forward(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
         """The sealed call. tokens: N; keep: >= 1. Raises ReducerError when a promise is broken."""
         if keep < 1:
             raise UsageError(f"{type(self).__name__}: at least one token must be kept, got keep={keep}")
-        if self.count == "fixed" or keep < len(tokens):
-            reduction = self._rounds(tokens, keep, replace(context, tokens=tokens))
-        else:
-            reduction = self._identity(tokens, replace(context, tokens=tokens))
-        if context.training and self.supervised:
-            reduction = replace(reduction, summary=self.supervise(tokens, context))
+        context = replace(context, tokens=tokens)
+        with torch.autocast(tokens.device.type, enabled=False):  # or scores would be ranked in bf16
+            if self.count == "fixed" or keep < len(tokens):
+                reduction = self._rounds(tokens, keep, context)
+            else:
+                reduction = self._identity(tokens, context)
+            if context.training and self.supervised:
+                reduction = replace(reduction, summary=self.supervise(tokens, context))
         return reduction
 
     def _identity(self, tokens: Tokens, context: Context) -> Reduction:
@@ -199,9 +201,10 @@ class Reducer(nn.Module):
     def _rounds(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
         current, reduction = tokens, None
         while reduction is None or (self.count == "exact" and len(current) > keep):
-            target = max(keep, len(current) - int(self.max_drop * len(current)))
+            least = len(current) - max(1, int(self.max_drop * len(current)))
+            target = keep if self.count == "fixed" else max(keep, least)
             step = self.reduce(current, target, replace(context, tokens=current))
-            step = self._in_order(self._checked(step, current, target), len(current))
+            step = self._in_order(self._checked(step, current, target), current)
             reduction = step if reduction is None else _composed(reduction, step)
             current = step.tokens
         return reduction
@@ -232,28 +235,39 @@ class Reducer(nn.Module):
             raise ReducerError(f"{name} returned no assign, so nobody could say where a patch went")
         return reduction
 
-    def _in_order(self, reduction: Reduction, n: int) -> Reduction:
-        """Rows back in raster order: each token at the place of its heaviest member."""
+    def _in_order(self, reduction: Reduction, before: Tokens) -> Reduction:
+        """Rows back in raster order: a token at the place of its heaviest member, a made one (origin -1)
+        at the mean place of its members, one without members at the end."""
         if reduction.assign is None or isinstance(self, Pruner):
             return reduction
-        assign, k = reduction.assign, len(reduction.tokens)
-        members = (assign >= 0).nonzero().squeeze(1)
-        weight = torch.ones(len(members), device=assign.device)
-        first = heaviest(assign[members], k, weight).clamp(max=max(len(members) - 1, 0))
-        occupied = torch.zeros(k, dtype=torch.bool, device=assign.device)
-        occupied[assign[members]] = True
-        place = torch.where(occupied, members[first], n)
+        n, k = len(before), len(reduction.tokens)
+        group = torch.where(reduction.assign < 0, k, reduction.assign)  # the dropped are group k
+        place = heaviest(group, k + 1, before.size)[:k].float()
+        if bool((reduction.tokens.origin < 0).any()):
+            rows = torch.arange(n, dtype=torch.float32, device=before.device)
+            weight = torch.zeros(k + 1, device=before.device).index_add(0, group, before.size)
+            mean = torch.zeros_like(weight).index_add(0, group, before.size * rows) / weight
+            mean = torch.where(weight > 0, mean, n)[:k]
+            place = torch.where(reduction.tokens.origin < 0, mean, place)
         order = torch.argsort(place, stable=True)
-        if bool((order == torch.arange(k, device=order.device)).all()):
-            return reduction
         rank = torch.empty_like(order)
         rank[order] = torch.arange(k, device=order.device)
-        moved = torch.where(assign >= 0, rank[assign.clamp(min=0)], assign)
+        if bool((rank[1:] > rank[:-1]).all()):
+            return reduction
+        moved = torch.where(reduction.assign < 0, -1, rank[reduction.assign.clamp(min=0)])
         return replace(reduction, tokens=reduction.tokens.take(order), assign=moved)
 
 
 class Pruner(Reducer):
-    """Keeps the tokens with the highest scores; write `score`."""
+    """Keeps the tokens with the highest scores; write `score`.
+
+    order   "raster": tokens leave in the order of the slide's rows; "score": by descending score,
+            as the official Cropr does. In LongNet the order decides who meets whom.
+    """
+
+    def __init__(self, dim: int, *, order: Literal["raster", "score"] = "raster") -> None:
+        super().__init__(dim)
+        self.order = order
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         """[N] scores in any float type, the higher the better. NaN is an error."""

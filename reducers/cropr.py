@@ -1,0 +1,65 @@
+"""Cropr: keep the patches that a learned query, taught by the task itself, points at.
+
+Bergner et al., "Token Cropr", arXiv 2412.00965; SLIM puts one behind every block but the last. As published:
+
+    score      a = x q, the raw dot product of the block's output with one learned query: no projection, no
+               norm, no scale, no softmax. At inference this is all there is: one matrix-vector product.
+    aggregator z = softmax(a / sqrt(D)) X, then z + MLP(LN(z)); its auxiliary head, the trainer's
+               projection, is aligned with the report by a CLIP loss of its own. Training only.
+    gradient   stops at x: the module learns from the encoder and the encoder does not learn from it.
+
+The official code lets [CLS] into the aggregator's softmax although it is never ranked: a shortcut past the
+patches that is a switch here. Its recipe trains Cropr faster than the blocks by way of layer decay; here
+that is `lr_scale`. It returns tokens by descending score; here that is `order=score`.
+Count class `exact`, O(N D).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimbench.reducer import Context, Pruner
+from slimbench.tokens import Tokens
+
+
+class Cropr(Pruner):
+    """One query; arguments as in the module's docstring.
+
+    detach         False lets the auxiliary loss reach the encoder (deep supervision)
+    aggregate_cls  True puts [CLS] among the aggregated tokens, as the official code does
+    mlp_ratio      hidden width of the aggregator's MLP as a multiple of D
+    """
+
+    supervised = True
+    lr_scale = 5.0
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        detach: bool = True,
+        aggregate_cls: bool = False,
+        mlp_ratio: float = 4.0,
+        order: Literal["raster", "score"] = "raster",
+    ) -> None:
+        super().__init__(dim, order=order)
+        self.detach = detach
+        self.aggregate_cls = aggregate_cls
+        self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=dim**-0.5))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        hidden = int(mlp_ratio * dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def score(self, tokens: Tokens, context: Context) -> Tensor:
+        return tokens.x.detach().float() @ self.query.detach().float()
+
+    def supervise(self, tokens: Tokens, context: Context) -> Tensor:
+        """[D]: what the aggregator makes of all N tokens, before any is pruned."""
+        x = torch.cat((context.cls.unsqueeze(0), tokens.x)) if self.aggregate_cls else tokens.x
+        x = (x.detach() if self.detach else x).float()
+        z = ((x @ self.query) * self.dim**-0.5).softmax(dim=0) @ x
+        summary: Tensor = z + self.mlp(self.norm(z))
+        return summary
