@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -260,6 +259,3 @@ class BlockEncoder(SlideEncoder):
             pack = Pack.join(parts, merged)
         summary = torch.stack(summaries) if summaries else None
         return pack, summary, sum(losses[1:], losses[0]) / len(losses) if losses else None
-
-
-EncoderFactory = Any

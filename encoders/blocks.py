@@ -1,0 +1,122 @@
+"""The pre-norm block that slim, gigapath and their kind are made of.
+
+    x += out(attend(rope(q), rope(k), v)),  q, k, v = qkv(norm1(x))
+    x += fc2(gelu(fc1(norm2(x))))
+
+The residual stream and every LayerNorm stay in fp32; under autocast the products are bf16. Without
+gradients the block works in place and in chunks of rows, so that its memory does not depend on depth
+and the wide hidden layer never exists for more than a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from slimbench.encoders.rope import rotate, rotate_
+
+CHUNK = 4096  # rows; a chunk's hidden layer stays in cache, and no time is lost to the loop
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q, k, v) [T, H, d] -> [T, H, d] over a packed batch."""
+
+
+class Block(nn.Module):
+    """One block of width D with H heads.
+
+    subln  LayerNorm before the attention's output projection and before fc2 (Prov-GigaPath)
+    eps    of every LayerNorm
+    """
+
+    def __init__(self, dim: int, heads: int, mlp: int, *, subln: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.inner_norm = nn.LayerNorm(dim, eps=eps) if subln else nn.Identity()
+        self.out = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.fc1 = nn.Linear(dim, mlp)
+        self.hidden_norm = nn.LayerNorm(mlp, eps=eps) if subln else nn.Identity()
+        self.fc2 = nn.Linear(mlp, dim)
+
+    def forward(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
+        """x [T, D] -> [T, D]; rotations [T, d / 2] complex or None. Without gradients x is overwritten."""
+        return (
+            self._train(x, rotations, attend)
+            if torch.is_grad_enabled()
+            else self._infer(x, rotations, attend)
+        )
+
+    def _train(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
+        q, k, v = self._heads(self.qkv(self.norm1(x))).unbind(1)
+        if rotations is not None:
+            q, k = rotate(q, rotations), rotate(k, rotations)
+        x = x + self.out(self.inner_norm(attend(q, k, v).flatten(1)))
+        return x + self._mlp(self.norm2(x))
+
+    def _infer(self, x: Tensor, rotations: Tensor | None, attend: Attend) -> Tensor:
+        qkv: Tensor | None = None
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            part = self.qkv(self.norm1(x[rows]))
+            if qkv is None:
+                qkv = part if len(part) == len(x) else part.new_empty(len(x), part.shape[1])
+            if qkv is not part:
+                qkv[rows] = part
+            if rotations is not None:
+                q, k, _ = self._heads(qkv[rows]).unbind(1)
+                rotate_(q, rotations[rows])
+                rotate_(k, rotations[rows])
+        assert qkv is not None
+        mixed = attend(*self._heads(qkv).unbind(1)).flatten(1)
+        del qkv, part
+        for start in range(0, len(x), CHUNK):
+            rows = slice(start, start + CHUNK)
+            x[rows] += self.out(self.inner_norm(mixed[rows]))
+            x[rows] += self._mlp(self.norm2(x[rows]))
+        return x
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.fc2(self.hidden_norm(F.gelu(self.fc1(x))))
+        return hidden
+
+    def _heads(self, qkv: Tensor) -> Tensor:
+        """[T, 3 D] -> [T, 3, H, d], a view."""
+        return qkv.unflatten(1, (3, self.heads, -1))
+
+    # What a reducer before this block may ask for (slimbench.reducer.AttentionAhead).
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self._part(x, 0)
+
+    def keys(self, x: Tensor) -> Tensor:
+        return self._part(x, 1)
+
+    def values(self, x: Tensor) -> Tensor:
+        return self._part(x, 2)
+
+    def mean_keys(self, x: Tensor) -> Tensor:
+        weight, bias = self._rows(1)
+        per_head = weight.unflatten(0, (self.heads, -1)).mean(0)
+        return F.linear(self.norm1(x), per_head, bias.unflatten(0, (self.heads, -1)).mean(0))
+
+    def _part(self, x: Tensor, which: int) -> Tensor:
+        return F.linear(self.norm1(x), *self._rows(which)).unflatten(1, (self.heads, -1))
+
+    def _rows(self, which: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of q (0), k (1) or v (2) inside the fused projection."""
+        dim = self.qkv.in_features
+        rows = slice(which * dim, (which + 1) * dim)
+        return self.qkv.weight[rows], self.qkv.bias[rows]
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal of deviation 0.02 for matrices, zero for biases (ViT's usual start)."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
