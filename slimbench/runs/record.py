@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from typing import Any, Literal
 
@@ -59,15 +60,18 @@ class Identity(Strict):
     code: dict[str, str]
 
     def key(self, cell: Cell) -> str:
-        """16 hex digits that name the cell's record. Device count and paths are left out."""
-        asked = cell.model_dump(exclude={"cohort"}) | {"tasks": sorted(cell.tasks)}
-        return _digest(asked | {"cohort": self.cohort, "code": self.code})
+        """16 hex digits that name the cell's record.
+
+        Device count and paths are left out: the same cohort or plugin file elsewhere is the same cell.
+        """
+        asked = _without_paths(cell) | {"tasks": sorted(map(_without_folder, cell.tasks))}
+        return _digest(asked | {"cohort": self.cohort, "code": _named(self.code)})
 
     def training_key(self, cell: Cell) -> str:
         """16 hex digits that name the trained weights: what is evaluated, and how, is left out."""
-        asked = cell.model_dump(exclude={"cohort", "tasks", "rate"})
+        asked = {key: value for key, value in _without_paths(cell).items() if key not in ("tasks", "rate")}
         code = {part: value for part, value in self.code.items() if not part.startswith("task:")}
-        return _digest(asked | {"cohort": self.cohort, "code": code})
+        return _digest(asked | {"cohort": self.cohort, "code": _named(code)})
 
 
 class MetricValue(Strict):
@@ -82,9 +86,14 @@ class MetricValue(Strict):
 
 
 class TaskOutcome(Strict):
-    """One task of a cell. skipped: why it could not run on this encoder or cohort, else None."""
+    """One task of a cell.
+
+    primary  Task.primary: the metric that a table shows and tests when nobody asks for another
+    skipped  why it could not run on this encoder or cohort, else None
+    """
 
     metrics: tuple[MetricValue, ...] = ()
+    primary: str | None = None
     facts: dict[str, Any] = Field(default_factory=dict)
     predictions: str | None = None
     seconds: float = 0.0
@@ -127,13 +136,18 @@ class Failure(Strict):
 
 
 class Record(Strict):
-    """One run of one cell."""
+    """One run of one cell.
+
+    cohort_name, captions  Cohort.name and Cohort.captions
+    provenance             slimbench.runs.provenance.collect()
+    """
 
     schema_version: Literal[1] = SCHEMA_VERSION
     key: str
     cell: Cell
     identity: Identity
     cohort_name: str
+    captions: str | None = None
     status: Literal["ok", "failed"]
     failure: Failure | None = None
     training: Training | None = None
@@ -143,6 +157,20 @@ class Record(Strict):
     started: datetime
     ended: datetime
     seconds: float
+
+
+def _without_folder(spec: str) -> str:
+    """`a/b/mine.py:Mine` -> `mine.py:Mine`, also inside a wrapper's brackets."""
+    return re.sub(r"[^()=,:]*/(?=[^/():]+\.py:)", "", spec)
+
+
+def _without_paths(cell: Cell) -> dict[str, Any]:
+    asked = cell.model_dump(exclude={"cohort"})
+    return {key: _without_folder(value) if isinstance(value, str) else value for key, value in asked.items()}
+
+
+def _named(code: dict[str, str]) -> dict[str, str]:
+    return {_without_folder(part): value for part, value in code.items()}
 
 
 def _digest(value: Any) -> str:
