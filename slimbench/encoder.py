@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,12 +69,32 @@ class Encoded:
     traces: tuple[Trace, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Operation:
+    """One matrix product of a pass over one slide, as an encoder states it from token counts.
+
+    part    name of the module that does it, as in `named_modules`: "project", "blocks.0"
+    name    "qkv", "attention", "fc1", ...
+    flops   2 x multiply-accumulates that are done
+    padded  the same on zero-padded segments, as torchscale does it; equal where nothing is padded
+    """
+
+    part: str
+    name: str
+    flops: int
+    padded: int
+
+
 class SlideEncoder(nn.Module, ABC):
     """Turns slides into vectors.
 
     dim    width of the embedding
     depth  number of blocks that a reducer can stand before; 0 for an encoder without blocks
+
+    pretrained  class attribute: True if it comes with weights, and is never trained here
     """
+
+    pretrained: ClassVar[bool] = False
 
     dim: int
     depth: int
@@ -86,6 +107,14 @@ class SlideEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, slides: Sequence[SlideInput], plan: Plan) -> Encoded:
         """Encode slides; see Encoded for the shapes."""
+
+    def operations(self, patches: int, counts: Sequence[int]) -> tuple[Operation, ...] | None:
+        """The matrix products of one slide at inference, reducers apart; None: nobody states them, and
+        whoever wants to know has to count a run (slimbench.measure.counters).
+
+        patches  of the slide; counts  patch tokens that entered each block (Encoded.counts)
+        """
+        return None
 
 
 @dataclass(frozen=True)
