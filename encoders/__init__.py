@@ -7,4 +7,4 @@ BUILT_INS = {
     "slim": "slimbench.encoders.slim:Slim",
 }
 
-KERNELS = ("dilated_attention", "rope", "blocks")
+KERNELS = ("attention_backends", "attention_rows", "blocks", "dilated_attention", "rope")
