@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -95,6 +97,25 @@ class Cohort(ABC):
     def split(self, name: str) -> tuple[Slide, ...]:
         """The slides of one split, in order."""
         return tuple(slide for slide in self.slides if slide.split == name)
+
+
+def fingerprint_of(
+    name: str,
+    slides: Sequence[Slide],
+    classes: Sequence[str],
+    dim: int,
+    captions: CaptionSource,
+    prompts: Prompts | None,
+    digests: Sequence[str],
+) -> str:
+    """A cohort's fingerprint; `digests` are hashes of each slide's features, in the order of `slides`."""
+    wording = None if prompts is None else [dict(prompts.names), prompts.templates]
+    facts = [name, classes, dim, captions, wording]
+    rows = [
+        [slide.id, slide.patient, slide.split, slide.label, slide.report, slide.site, digest]
+        for slide, digest in zip(slides, digests, strict=True)
+    ]
+    return hashlib.sha256(json.dumps([facts, rows], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ Train, validation and test slides are made of disjoint sets of handwritten digit
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -25,7 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbench.cohorts.cohort import Defaults, InMemoryCohort, Patches, Prompts, Slide
+from slimbench.cohorts.cohort import (
+    CaptionSource,
+    Defaults,
+    InMemoryCohort,
+    Patches,
+    Prompts,
+    Slide,
+    fingerprint_of,
+)
 from slimbench.files import cache_folder, replacing
 
 SLIDES = {"train": 480, "val": 120, "test": 240}
@@ -89,26 +96,27 @@ def _cached(path: Path, code: str) -> dict[str, NDArray[Any]] | None:
 
 
 def _cohort(seed: int, arrays: dict[str, NDArray[Any]]) -> InMemoryCohort:
-    digest = hashlib.sha256(json.dumps([CLASSES, dict(PROMPTS.names), PROMPTS.templates]).encode())
-    for name in ("offsets", "features", "coords", "lesion", "slides"):
-        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-    slides, features = [], {}
-    for row, start, stop in zip(arrays["slides"], arrays["offsets"], arrays["offsets"][1:], strict=False):
-        name, split, label, report = map(str, row)
-        slides.append(Slide(name, name, split, int(stop - start), label, report))
-        features[name] = Patches(
-            arrays["features"][start:stop].astype(np.float32),
-            arrays["coords"][start:stop].astype(np.float32),
-            arrays["lesion"][start:stop],
+    rows = {}
+    for (name, split, label, report), start, stop in zip(
+        arrays["slides"].tolist(), arrays["offsets"], arrays["offsets"][1:], strict=False
+    ):
+        features = arrays["features"][start:stop].astype(np.float32)
+        patches = Patches(
+            features, arrays["coords"][start:stop].astype(np.float32), arrays["lesion"][start:stop]
         )
+        rows[name] = (Slide(name, name, split, len(features), label, report), patches)
+    slides = tuple(sorted((slide for slide, _ in rows.values()), key=lambda slide: (slide.split, slide.id)))
+    title = "digits" if seed == 0 else f"digits-{seed}"
+    captions: CaptionSource = "template-with-label"
+    digests = [_digest(rows[slide.id][1]) for slide in slides]
     return InMemoryCohort(
-        name="digits" if seed == 0 else f"digits-{seed}",
-        slides=tuple(sorted(slides, key=lambda slide: (slide.split, slide.id))),
+        name=title,
+        slides=slides,
         classes=CLASSES,
         dim=WIDTH,
-        captions="template-with-label",
-        fingerprint=digest.hexdigest(),
-        features=features,
+        captions=captions,
+        fingerprint=fingerprint_of(title, slides, CLASSES, WIDTH, captions, PROMPTS, digests),
+        features={name: patches for name, (_, patches) in rows.items()},
         prompts=PROMPTS,
         defaults=Defaults(
             encoder="slim-tiny",
@@ -117,6 +125,14 @@ def _cohort(seed: int, arrays: dict[str, NDArray[Any]]) -> InMemoryCohort:
             tasks=("linear-probe", "zero-shot", "retrieval", "saliency", "efficiency"),
         ),
     )
+
+
+def _digest(patches: Patches) -> str:
+    digest = hashlib.sha256(patches.features.tobytes())
+    for array in (patches.coords, patches.lesion):
+        assert array is not None
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""What is wrong, doubtful or worth knowing about a cohort's data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem, however often it occurs.
+
+    severity  error: a number would be spoiled, nothing runs; warning: read it before you publish; info
+    subject   a fixed word: "leakage", "missing features", ...
+    message   one line: what was found and where (the first place), what was expected, what to do
+    count     in how many slides, patients or rows
+    examples  the first of them
+    """
+
+    severity: Severity
+    subject: str
+    message: str
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+
+EXAMPLES = 10
+
+
+def finding(severity: Severity, subject: str, message: str, where: Sequence[str]) -> Finding:
+    """A Finding about `where`, which must not be empty; more than one place is counted in the message."""
+    more = f" ({len(where):,} in all)" if len(where) > 1 else ""
+    return Finding(severity, subject, message + more, len(where), tuple(where[:EXAMPLES]))

@@ -1,0 +1,58 @@
+"""CLAM and Prov-GigaPath: `<slide>.h5` with `features` (N, D) or (1, N, D) and `coords` (N, 2) in level-0 pixels.
+
+Where `coords` has CLAM's attributes, patch_size times the level's downsample is the patch's edge; the
+feature files often lack them, and then the edge is the commonest step between patches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbench.cohorts.cohort import Patches
+from slimbench.cohorts.readers.file import FeatureFile, Head, as_rows, checked_coords, grid_step, sample_rows
+from slimbench.cohorts.readers.hdf5 import SUFFIXES, dataset, opened, required, rows_of
+
+
+class ClamFile(FeatureFile):
+    """One slide as CLAM or Prov-GigaPath's scripts write it."""
+
+    format = "clam"
+    suffixes = SUFFIXES
+
+    @classmethod
+    def detect(cls, path: Path) -> bool:
+        with opened(path) as file:
+            return dataset(file, "features", path) is not None
+
+    def read(self, slide_id: str) -> Patches:
+        with opened(self.path) as file:
+            features = as_rows(required(file, "features", self.path)[()], self.path)
+            return Patches(features, self._grid(file, len(features)))
+
+    def head(self, slide_id: str) -> Head:
+        with opened(self.path) as file:
+            n, dim, rows = rows_of(required(file, "features", self.path), self.path)
+            coords = self._grid(file, n)
+            sample = None if coords is None else coords[sample_rows(n)]
+            return Head(n, dim, "", Patches(as_rows(rows, self.path), sample))
+
+    def _grid(self, file: h5py.File, n: int) -> NDArray[np.float32] | None:
+        stored = dataset(file, "coords", self.path)
+        if stored is None:
+            return None
+        coords = np.asarray(stored[()]).reshape(-1, 2)
+        return checked_coords(coords, _edge(stored) or grid_step(coords), n, self.path)
+
+
+def _edge(coords: h5py.Dataset) -> float | None:
+    """patch_size times downsample, as CLAM's own patch files state them, or None."""
+    patch = coords.attrs.get("patch_size")
+    downsample = coords.attrs.get("custom_downsample", coords.attrs.get("downsample"))
+    if patch is None or downsample is None:
+        return None
+    edge = float(np.ravel(patch)[0]) * float(np.ravel(downsample)[0])
+    return edge if edge > 0 else None

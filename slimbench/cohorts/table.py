@@ -1,0 +1,154 @@
+"""A cohort from a user's files: tables joined with features that stay on disk until they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from slimbench.cohorts.cohort import CaptionSource, Cohort, Defaults, Patches, Prompts, Slide, fingerprint_of
+from slimbench.cohorts.config import CohortFile, read_cohort_file
+from slimbench.cohorts.findings import Finding, finding
+from slimbench.cohorts.join import Join, join
+from slimbench.cohorts.prompts import checked_prompts, read_prompts
+from slimbench.cohorts.readers.features import Entry, entries, find_files, read_finite
+from slimbench.cohorts.readers.file import FeatureFile
+from slimbench.cohorts.rows import Row, Rows, read_rows
+from slimbench.errors import CohortError
+
+
+@dataclass(frozen=True)
+class TableCohort(Cohort):
+    """Slides of a cohort file; `patches` opens the slide's file, reads and checks it, and closes it.
+
+    files     {slide id: (its feature file, its id there)}
+    entries   {slide id: what is remembered of its features}
+    joins     how the tables and the features fitted together
+    """
+
+    name: str
+    slides: tuple[Slide, ...]
+    classes: tuple[str, ...]
+    dim: int
+    captions: CaptionSource
+    fingerprint: str
+    files: Mapping[str, tuple[FeatureFile, str]] = field(repr=False)
+    entries: Mapping[str, Entry] = field(repr=False)
+    prompts: Prompts | None = None
+    defaults: Defaults = field(default_factory=Defaults)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    joins: tuple[Join, ...] = ()
+
+    def patches(self, slide_id: str) -> Patches:
+        file, name = self.files[slide_id]
+        return read_finite(file, name, self.dim)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A cohort file as far as it can be opened: the cohort, if any slide is left, and what is wrong."""
+
+    cohort: TableCohort | None
+    findings: tuple[Finding, ...]
+
+
+def from_file(name: str | Path) -> TableCohort:
+    """The cohort that a TOML or YAML file describes (see `config`); CohortError for the first error in it."""
+    opened = open_file(Path(name))
+    for found in opened.findings:
+        if found.severity == "error":
+            raise CohortError(found.message)
+    assert opened.cohort is not None
+    return opened.cohort
+
+
+def open_file(path: Path) -> Opened:
+    """Open a cohort file and collect every error instead of stopping at the first.
+
+    Still raises CohortError for what stops the reading: a file, column or key that is not there.
+    """
+    file = read_cohort_file(path)
+
+    def resolve(given: Path) -> Path:
+        return path.parent / given.expanduser()
+
+    tables = read_rows(file, resolve)
+    files = find_files([resolve(part) for part in file.features], file.format)
+    rows, known = _with_features(tables, file, files, path)
+    if not rows:
+        none = finding(
+            "error", "slides", f"{path}: no slide is left; {'; '.join(map(str, tables.joins))}", [path.name]
+        )
+        return Opened(None, (*tables.findings, none))
+    names = {row.id: name for row, name in rows}
+    slides = tuple(
+        Slide(row.id, row.patient, row.split or "", known[name].patches, row.label, row.report, row.site)
+        for row, name in sorted(rows, key=lambda pair: (pair[0].split or "", pair[0].id))
+    )
+    prompts = None
+    if file.prompts is not None:
+        given = file.prompts
+        named = (
+            read_prompts(resolve(given.file), given.templates)
+            if given.file is not None
+            else Prompts(given.names or {}, given.templates or ("CLASSNAME",))
+        )
+        prompts = checked_prompts(named, tables.classes, str(path))
+    name = file.name or path.stem
+    captions: CaptionSource = file.reports.source if file.reports is not None else "report"
+    dim = known[rows[0][1]].dim
+    cohort = TableCohort(
+        name=name,
+        slides=slides,
+        classes=tables.classes,
+        dim=dim,
+        captions=captions,
+        fingerprint=fingerprint_of(
+            name, slides, tables.classes, dim, captions, prompts, [known[names[s.id]].digest for s in slides]
+        ),
+        files={slide: (files[name], name) for slide, name in names.items()},
+        entries={slide: known[name] for slide, name in names.items()},
+        prompts=prompts,
+        defaults=Defaults(**file.defaults.model_dump(exclude_none=True)),
+        dropped={reason: count for reason, count in tables.dropped.items() if count},
+        joins=tuple(tables.joins),
+    )
+    return Opened(cohort, tuple(tables.findings))
+
+
+def _with_features(
+    tables: Rows, file: CohortFile, files: Mapping[str, FeatureFile], path: Path
+) -> tuple[list[tuple[Row, str]], dict[str, Entry]]:
+    """The rows that have features, each with its id among the files, and the files' entries.
+
+    Slides without features, unreadable or odd-sized ones become findings, empty ones are counted.
+    """
+    places = ", ".join(str(part) for part in file.features)
+    found, went = join((row.id for row in tables.rows), files, "features", places)
+    tables.joins.append(went)
+    without = [row for row in tables.rows if row.id not in found]
+    if without and file.missing == "error":
+        message = (
+            f"{without[0].where}: slide {without[0].id} has no features in {places}; add its file, "
+            f'or drop such slides with missing = "drop" in {path.name}'
+        )
+        tables.findings.append(finding("error", "missing features", message, [row.id for row in without]))
+    tables.dropped["no features"] += len(without)
+    known, problems = entries(files, list(found.values()))
+    if problems:
+        message = next(iter(problems.values()))
+        tables.findings.append(finding("error", "unreadable features", message, list(problems)))
+    rows = [(row, found[row.id]) for row in tables.rows if row.id in found and found[row.id] in known]
+    full = [(row, name) for row, name in rows if known[name].patches]
+    tables.dropped["empty"] += len(rows) - len(full)
+    if full:
+        dim = known[full[0][1]].dim
+        odd = [(row, name) for row, name in full if known[name].dim != dim]
+        if odd:
+            row, name = odd[0]
+            message = (
+                f"{files[name].path}: slide {row.id} has width {known[name].dim}, the cohort has {dim} "
+                f"(slide {full[0][0].id}); extract all slides with one encoder"
+            )
+            tables.findings.append(finding("error", "width", message, [row.id for row, _ in odd]))
+    return full, known
