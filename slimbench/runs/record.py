@@ -101,7 +101,11 @@ class TaskOutcome(Strict):
 
 
 class Training(Strict):
-    """How the encoder was trained; losses are means over the first and the last epoch."""
+    """How the encoder was trained; losses are means over the first and the last epoch.
+
+    source  slimbench.runs.provenance.source_hash() of the training; other code trains anew
+    reused  whether the weights were there already
+    """
 
     epochs: int
     steps: int
@@ -109,6 +113,7 @@ class Training(Strict):
     first_loss: float
     last_loss: float
     seconds: float
+    source: str | None = None
     reused: bool = False
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slimbench.errors import RecordError
-from slimbench.runs.record import SCHEMA_VERSION, Record
+from slimbench.runs.provenance import source_hash
+from slimbench.runs.record import SCHEMA_VERSION, Record, Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,19 +89,49 @@ class Store:
                 corrupt[path] = _short(error)
         return Scan(records, corrupt)
 
-    def write_record(self, record: Record, replace: bool = False) -> bool:
-        """Put a record on the disk, whole, and say whether it now stands there.
+    def write_record(self, record: Record, before: Record | None = None) -> Record:
+        """Put a record on the disk, whole, and hand back the one that now stands there.
 
-        False when another process was first (its record stands, ours is kept beside it as
-        `<key>.conflict-<hex>.json`), which happens only if a claim was lost.
+        It takes the place of `before` and of a file that cannot be read. Anything else was written by a
+        process that was first (which takes a lost claim): that one stands, and ours is kept beside it as
+        `<key>.conflict-<hex>.json`.
         """
         data = record.model_dump_json(indent=1).encode()
         Record.model_validate_json(data)
-        if write_whole(self.path(record.key), data, replace=replace):
-            return True
-        aside = self.path(record.key).with_suffix(f".conflict-{secrets.token_hex(4)}.json")
-        write_whole(aside, data, replace=False)
-        return False
+        path = self.path(record.key)
+        if write_whole(path, data, replace=False):
+            return record
+        there = self.read(record.key)
+        if there is None or there == before:
+            write_whole(path, data, replace=True)
+            return record
+        write_whole(path.with_suffix(f".conflict-{secrets.token_hex(4)}.json"), data, replace=False)
+        return there
+
+    def trained(self, training_key: str) -> Training | None:
+        """How the weights at `weights(training_key)` were trained; None if they have to be trained first."""
+        try:
+            facts = Training.model_validate_json(self._facts(training_key).read_bytes())
+        except (OSError, ValueError):
+            return None
+        current = facts.source == source_hash() and self.weights(training_key).exists()
+        return facts if current else None
+
+    def weights(self, training_key: str) -> Path:
+        """Where the weights of a training lie, as safetensors."""
+        return self.out / MODELS / f"{training_key}.safetensors"
+
+    def write_weights(self, training_key: str, data: bytes, facts: Training) -> None:
+        """Keep trained weights for other cells; the facts come last and say that the weights are whole."""
+        write_whole(self.weights(training_key), data, replace=True)
+        write_whole(self._facts(training_key), facts.model_dump_json().encode(), replace=True)
+
+    def forget_training(self, training_key: str) -> None:
+        """Have the weights trained again."""
+        self._facts(training_key).unlink(missing_ok=True)
+
+    def _facts(self, training_key: str) -> Path:
+        return self.weights(training_key).with_suffix(".json")
 
     def write_predictions(self, key: str, task: str, frame: pd.DataFrame) -> str:
         """Predictions of one task of a cell as Parquet; the path relative to OUT, for the record."""
