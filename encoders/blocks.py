@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from slimbench.encoder import Operation
 from slimbench.encoders.rope import rotate, rotate_
 
 CHUNK = 4096  # rows; a chunk's hidden layer stays in cache, and no time is lost to the loop
@@ -24,7 +25,39 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q, k, v) [T, H, d] -> [T, H, d] over a packed batch."""
 
 
-class Block(nn.Module):
+class Ahead:
+    """What a reducer before a block may ask for (slimbench.reducer.AttentionAhead), from the block's norm
+    and its fused projection."""
+
+    norm1: nn.Module
+    qkv: nn.Linear
+    heads: int
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self._part(x, 0)
+
+    def keys(self, x: Tensor) -> Tensor:
+        return self._part(x, 1)
+
+    def values(self, x: Tensor) -> Tensor:
+        return self._part(x, 2)
+
+    def mean_keys(self, x: Tensor) -> Tensor:
+        weight, bias = self._rows(1)
+        per_head = weight.unflatten(0, (self.heads, -1)).mean(0)
+        return F.linear(self.norm1(x), per_head, bias.unflatten(0, (self.heads, -1)).mean(0))
+
+    def _part(self, x: Tensor, which: int) -> Tensor:
+        return F.linear(self.norm1(x), *self._rows(which)).unflatten(1, (self.heads, -1))
+
+    def _rows(self, which: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of q (0), k (1) or v (2) inside the fused projection."""
+        dim = self.qkv.in_features
+        rows = slice(which * dim, (which + 1) * dim)
+        return self.qkv.weight[rows], self.qkv.bias[rows]
+
+
+class Block(Ahead, nn.Module):
     """One block of width D with H heads.
 
     subln  LayerNorm before the attention's output projection and before fc2 (Prov-GigaPath)
@@ -88,30 +121,19 @@ class Block(nn.Module):
         """[T, 3 D] -> [T, 3, H, d], a view."""
         return qkv.unflatten(1, (3, self.heads, -1))
 
-    # What a reducer before this block may ask for (slimbench.reducer.AttentionAhead).
+    def operations(self, part: str, rows: int, pairs: int, padded: int) -> tuple[Operation, ...]:
+        """The products of one call on `rows` rows, [CLS] among them.
 
-    def queries(self, x: Tensor) -> Tensor:
-        return self._part(x, 0)
-
-    def keys(self, x: Tensor) -> Tensor:
-        return self._part(x, 1)
-
-    def values(self, x: Tensor) -> Tensor:
-        return self._part(x, 2)
-
-    def mean_keys(self, x: Tensor) -> Tensor:
-        weight, bias = self._rows(1)
-        per_head = weight.unflatten(0, (self.heads, -1)).mean(0)
-        return F.linear(self.norm1(x), per_head, bias.unflatten(0, (self.heads, -1)).mean(0))
-
-    def _part(self, x: Tensor, which: int) -> Tensor:
-        return F.linear(self.norm1(x), *self._rows(which)).unflatten(1, (self.heads, -1))
-
-    def _rows(self, which: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of q (0), k (1) or v (2) inside the fused projection."""
-        dim = self.qkv.in_features
-        rows = slice(which * dim, (which + 1) * dim)
-        return self.qkv.weight[rows], self.qkv.bias[rows]
+        part    name of this block in its encoder
+        pairs   query-key pairs of the attention over all heads; padded  with zero-padded segments
+        """
+        head_dim = self.qkv.in_features // self.heads
+        layers = {"qkv": self.qkv, "out": self.out, "fc1": self.fc1, "fc2": self.fc2}
+        linear = {name: 2 * rows * layer.weight.numel() for name, layer in layers.items()}
+        return (
+            *(Operation(part, name, flops, flops) for name, flops in linear.items()),
+            Operation(part, "attention", 4 * pairs * head_dim, 4 * padded * head_dim),
+        )
 
 
 def init_weights(module: nn.Module) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from slimbench.encoders.dilated_attention import check_branches, dilated_attention
+from slimbench.encoders.attention_backends import backend
+from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
 from torch import Tensor, nn
 
-from slimbench.encoder import BlockEncoder, Pack, SlideInput
+from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
 from slimbench.encoders.blocks import Block, init_weights
 from slimbench.encoders.rope import rotations
 from slimbench.errors import UsageError
@@ -86,6 +87,22 @@ class Slim(BlockEncoder):
     def pool(self, pack: Pack) -> Tensor:
         pooled: Tensor = self.norm(pack.x[pack.cls_rows()])
         return pooled
+
+    def operations(self, patches: int, counts: Sequence[int]) -> tuple[Operation, ...]:
+        stated: list[Operation] = []
+        if isinstance(self.project, nn.Linear):
+            flops = 2 * patches * self.project.weight.numel()
+            stated.append(Operation("project", "project", flops, flops))
+        for index, tokens in enumerate(counts):
+            block = self.blocks[index]
+            assert isinstance(block, Block)
+            branches = (tokens + 1, self.segments, self.ratios, block.heads)
+            pairs, padded = attended_pairs(*branches), attended_pairs(*branches, padded=True)
+            stated += block.operations(f"blocks.{index}", tokens + 1, pairs, padded)
+        return tuple(stated)
+
+    def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
+        return backend(device, dtype).name
 
 
 def slim_base(input_dim: int) -> Slim:

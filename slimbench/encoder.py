@@ -116,6 +116,10 @@ class SlideEncoder(nn.Module, ABC):
         """
         return None
 
+    def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Name of the attention kernel that runs for inputs of this kind, for records of what was timed."""
+        return "not stated"
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -259,7 +263,7 @@ class BlockEncoder(SlideEncoder):
         reducer = self.reducers[str(index)]
         assert isinstance(reducer, Reducer)
         ahead = self.attention(index) if index < self.depth else None
-        parts, summaries, losses = [], [], []
+        parts, summaries, losses, changed = [], [], [], False
         for number, (cls_token, tokens) in enumerate(pack.slides()):
             slide = slides[number]
             context = Context(
@@ -274,6 +278,7 @@ class BlockEncoder(SlideEncoder):
             )
             reduction = reducer(tokens, budgets[number][index], context)
             parts.append((cls_token, reduction.tokens))
+            changed |= reduction.tokens is not tokens  # K slots of K tokens are other tokens
             if reduction.summary is not None:
                 summaries.append(reduction.summary)
             if reduction.loss is not None:
@@ -282,8 +287,7 @@ class BlockEncoder(SlideEncoder):
                 traces[number].assigns[index] = reduction.assign.cpu()
                 if reduction.scores is not None:
                     traces[number].scores[index] = reduction.scores.cpu()
-        shrunk = any(len(tokens) + 1 != n for (_, tokens), n in zip(parts, pack.lengths, strict=True))
-        if shrunk:
+        if changed:
             merged = pack.merged or any(bool((tokens.size != 1).any()) for _, tokens in parts)
             pack = Pack.join(parts, merged)
         summary = torch.stack(summaries) if summaries else None
