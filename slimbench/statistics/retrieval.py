@@ -1,0 +1,124 @@
+"""Ranks of the right answer in cross-modal retrieval, in expectation under random tie-breaking.
+
+For each query: its best own score s, then G, how many wrong answers score higher, and E, how many score
+the same up to rounding. The right answer then stands at rank 1 + G + u, u uniform on 0..E, whatever order
+a sort would have given: a collapsed encoder gets exactly chance. Both directions are counted from one
+tile of scores, so that 10^6 pairs need no N x M matrix and every product is used twice; counts of row
+blocks add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import hypergeom
+from torch import Tensor
+
+from slimbench.statistics.metrics import FloatArray, IntArray
+
+_TILE, _BAND = 1024, 64  # scores per product, and rows of them that stay in cache while they are counted
+_EXACT = 20_000  # up to this many items scores are float64
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 2.4e-7}  # rounding of a dot product of unit vectors
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Of Q queries, all [Q] int64.
+
+    better   G, wrong answers that score above the right one
+    tied     E, wrong answers that score the same
+    gallery  answers ranked: one right, the others wrong
+    """
+
+    better: IntArray
+    tied: IntArray
+    gallery: IntArray
+
+    def expected(self, score: Callable[[NDArray[np.int64], int], FloatArray]) -> FloatArray:
+        """[Q] mean of score(g, gallery) over g = G..G + E; `score` takes g = 0 .. gallery - 1 at once."""
+        result = np.empty(len(self.better))
+        for size in np.unique(self.gallery).tolist():
+            of_size = self.gallery == size
+            total = np.concatenate([[0.0], np.cumsum(score(np.arange(size), size))])
+            first, last = self.better[of_size], (self.better + self.tied)[of_size]
+            result[of_size] = (total[last + 1] - total[first]) / (last - first + 1)
+        return result
+
+    def rank(self) -> FloatArray:
+        """[Q] expected rank, 1 the best."""
+        return 1 + self.better + self.tied / 2
+
+    def recall(self, k: int) -> FloatArray:
+        """[Q] probability that the right answer is among the first k."""
+        return np.clip((k - self.better) / (self.tied + 1), 0, 1)
+
+    def reciprocal(self) -> FloatArray:
+        """[Q] expected 1 / rank."""
+        return self.expected(lambda better, _: 1 / (1.0 + better))
+
+    def recall_in_gallery(self, k: int, size: int) -> FloatArray:
+        """[Q] probability that the right answer is among the first k of a random gallery of `size`, drawn
+        around it from the whole one: hypergeometric, hence exact, without drawing."""
+        return self.expected(
+            lambda better, gallery: hypergeom.cdf(k - 1, gallery - 1, better, min(size, gallery) - 1)
+        )
+
+    def chance(self) -> Ranks:
+        """The same queries when every answer ties."""
+        return Ranks(0 * self.better, self.gallery - 1, self.gallery)
+
+
+def rank_pairs(
+    images: NDArray[np.floating], texts: NDArray[np.floating], owner: IntArray
+) -> tuple[Ranks, Ranks]:
+    """Image-to-text ranks [N] and text-to-image ranks [M].
+
+    images [N, P], texts [M, P] of unit norm, the M texts distinct; owner [N] the text of each image, every
+    text owned. A text's query is answered by its best image; its other images are not in the gallery.
+    """
+    n, m = len(images), len(texts)
+    dtype = torch.float64 if max(n, m) <= _EXACT else torch.float32
+    x, y = torch.from_numpy(images).to(dtype), torch.from_numpy(texts).to(dtype)
+    text_of = torch.from_numpy(owner)
+    own = torch.cat([(a * y[b]).sum(1) for a, b in zip(x.split(_TILE), text_of.split(_TILE), strict=True)])
+    best = torch.full((m,), -torch.inf, dtype=dtype).scatter_reduce_(0, text_of, own, "amax")
+    rows, columns = _Counter(own, dim=1), _Counter(best, dim=0)
+    tile, above = torch.empty(_TILE * _TILE, dtype=dtype), torch.empty(2 * _BAND * _TILE, dtype=dtype)
+    for top in range(0, n, _TILE):
+        a, of_a = x[top : top + _TILE], text_of[top : top + _TILE]
+        for left in range(0, m, _TILE):
+            b = y[left : left + _TILE]
+            scores = torch.mm(a, b.T, out=tile[: len(a) * len(b)].view(len(a), len(b)))
+            mine = torch.nonzero((of_a >= left) & (of_a < left + len(b)))[:, 0]
+            scores[mine, of_a[mine] - left] = -torch.inf
+            for start, band in enumerate(scores.split(_BAND)):
+                at = top + start * _BAND
+                buffer = above[: 2 * band.numel()].view(2, *band.shape)
+                rows.add(band, slice(at, at + len(band)), buffer)
+                columns.add(band, slice(left, left + len(b)), buffer)
+    positives = np.bincount(owner, minlength=m)
+    return rows.ranks(np.full(n, m)), columns.ranks(n - positives + 1)
+
+
+class _Counter:
+    """G and G + E of one direction, added up band by band. dim: the one of a band that holds wrong answers."""
+
+    def __init__(self, own: Tensor, dim: int) -> None:
+        tolerance = _TOLERANCE[own.dtype]
+        self.bounds = torch.stack([own + tolerance, own - tolerance]).unsqueeze(dim + 1)
+        self.counts = torch.zeros(2, len(own), dtype=torch.float64)
+        self.dim = dim
+
+    def add(self, band: Tensor, queries: slice, buffer: Tensor) -> None:
+        bounds = self.bounds.narrow(2 - self.dim, queries.start, queries.stop - queries.start)
+        # Comparisons into floats and their sums are vectorised on the CPU; booleans are not.
+        torch.gt(band, bounds, out=buffer)
+        self.counts[:, queries] += buffer.sum(self.dim + 1)
+
+    def ranks(self, gallery: NDArray[np.int64]) -> Ranks:
+        better, not_worse = self.counts.long().numpy()
+        return Ranks(better, not_worse - better, gallery.astype(np.int64))

@@ -1,0 +1,153 @@
+"""What the classification tasks share: which slides take part, and their metrics and predictions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from slimbench.cohorts.cohort import Cohort, Slide
+from slimbench.errors import CohortError
+from slimbench.statistics.bootstrap import DRAWS
+from slimbench.statistics.estimates import estimate
+from slimbench.statistics.holdout import holdout
+from slimbench.statistics.metrics import IntArray
+from slimbench.statistics.probe import Labelled
+from slimbench.task import Embeddings, Evidence, Metric, TaskResult
+
+HELD_OUT = 0.15  # share of the training slides that validate where a cohort has no val split
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """Which class a cohort's label stands for. classes: in the order that weighted kappas depend on;
+    of: {label: class}, labels outside it take no part."""
+
+    classes: tuple[str, ...]
+    of: Mapping[str, str]
+
+    @classmethod
+    def as_given(cls, cohort: Cohort) -> LabelRule:
+        return cls(cohort.classes, {name: name for name in cohort.classes})
+
+
+@dataclass(frozen=True)
+class Part:
+    """Labelled slides of one split: x [n, D] float32, y [n] index into the classes."""
+
+    slides: tuple[Slide, ...]
+    x: NDArray[np.float32]
+    y: IntArray
+
+    @property
+    def labelled(self) -> Labelled:
+        return Labelled(self.x, self.y)
+
+    @property
+    def patients(self) -> list[str]:
+        return [slide.patient for slide in self.slides]
+
+    def take(self, rows: NDArray[np.bool_]) -> Part:
+        """The slides where `rows` [n] is true."""
+        kept = tuple(slide for slide, keep in zip(self.slides, rows, strict=True) if keep)
+        return Part(kept, self.x[rows], self.y[rows])
+
+    def among(self, classes: Sequence[int]) -> Part:
+        """The slides of `classes`, renumbered by their place in it."""
+        kept = self.take(np.isin(self.y, classes))
+        return Part(kept.slides, kept.x, np.searchsorted(classes, kept.y))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation and test slides over the K classes that occur in train, in the rule's order."""
+
+    train: Part
+    val: Part
+    test: Part
+    classes: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
+def part(embeddings: Embeddings, rule: LabelRule) -> Part:
+    """The slides whose label stands for a class."""
+    index = {name: number for number, name in enumerate(rule.classes)}
+    y = [index.get(rule.of.get(slide.label or "", ""), -1) for slide in embeddings.slides]
+    every = Part(embeddings.slides, embeddings.embedding, np.asarray(y, dtype=np.int64))
+    finite = np.isfinite(every.x).all(axis=1)
+    if not finite.all():
+        slide = every.slides[int(np.argmin(finite))]
+        raise CohortError(f"the embedding of slide {slide.id} is not finite; see how its encoder was trained")
+    return every.take(every.y >= 0)
+
+
+def splits(evidence: Evidence, rule: LabelRule, *, validate: bool) -> Splits:
+    """Labelled slides of the cell's cohort.
+
+    validate  hold out 15 % of the training slides (whole patients) where the cohort has no val split
+    Raises CohortError where no slide is left to train or test on.
+    """
+    given = {name: evidence.embeddings(name) for name in ("train", "val", "test")}
+    parts = {name: part(embeddings, rule) for name, embeddings in given.items()}
+    train, val, source = parts["train"], parts["val"], "the cohort's val split"
+    if validate and len(train.y) and not len(val.y):
+        held = holdout(train.y, train.patients, HELD_OUT, evidence.cohort.fingerprint)
+        train, val = train.take(~held), train.take(held)
+        source = f"{HELD_OUT:.0%} of the training slides, whole patients, stratified"
+    known = np.unique(train.y)
+    train, val, test = (each.among(known.tolist()) for each in (train, val, parts["test"]))
+    for name, each in (("train", train), ("test", test)):
+        if not len(each.y):
+            raise CohortError(
+                f"{evidence.cohort.name}: none of the {len(given[name].slides)} {name} slides has a label "
+                f"among the {len(known) or len(rule.classes)} classes; check the label column and the splits"
+            )
+    left_out = {
+        "no_class": {name: len(given[name].slides) - len(parts[name].y) for name in given},
+        "class_absent_from_train": dict(
+            Counter(rule.classes[k] for k in parts["test"].y.tolist() if k not in known)
+        ),
+    }
+    facts = {
+        "n": {"train": len(train.y), "val": len(val.y), "test": len(test.y)},
+        "left_out": left_out,
+        "validation": source if len(val.y) else None,
+        "label_supervised": label_supervised(evidence),
+    }
+    return Splits(train, val, test, tuple(rule.classes[k] for k in known), facts)
+
+
+def label_supervised(evidence: Evidence) -> bool:
+    """Whether the encoder was aligned with captions that hold the label."""
+    return evidence.logit_scale is not None and evidence.cohort.captions == "template-with-label"
+
+
+def predictions(test: Part, log_p: NDArray[np.floating], classes: Sequence[str]) -> pd.DataFrame:
+    """slide_id, patient, label, predicted, log_probabilities (float32 lists over `classes`), row per slide."""
+    log_p = log_p.astype(np.float32)
+    return pd.DataFrame(
+        {
+            "slide_id": [slide.id for slide in test.slides],
+            "patient": test.patients,
+            "label": [classes[k] for k in test.y],
+            "predicted": [classes[k] for k in log_p.argmax(axis=1)],
+            "log_probabilities": list(log_p),
+        }
+    )
+
+
+def classified(
+    test: Part, log_p: NDArray[np.floating], classes: Sequence[str], facts: Mapping[str, Any]
+) -> TaskResult:
+    """All metrics with intervals, from the log-probabilities [n, K] as they are stored, in float32."""
+    found = estimate(test.y, log_p.astype(np.float32), test.patients, classes, draws=DRAWS)
+    return TaskResult(
+        tuple(Metric(**asdict(metric)) for metric in found.metrics),
+        predictions(test, log_p, classes),
+        {"classes": list(classes), **facts, "intervals": dict(found.facts)},
+    )

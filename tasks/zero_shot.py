@@ -1,0 +1,86 @@
+"""Zero-shot: is a slide nearest, in the space shared with text, to the words of its diagnosis?
+
+TITAN's recipe: every name of a class in every template, each text normalised, their mean normalised
+again; the class of highest cosine with the slide. The argmax needs no temperature, AUROC does: TITAN's
+softmax has none, CONCH's the learned one. Ours has the learned one unless `logit_scale` says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+
+from slimbench.errors import CohortError
+from slimbench.task import Evidence, Task, TaskResult
+from slimbench.tasks.classification import LabelRule, classified, label_supervised, part
+
+
+class ZeroShot(Task):
+    """The seven metrics of the prompts' argmax on the test slides.
+
+    logit_scale  factor on the cosines before the softmax; 1 is TITAN's; None: the learned one
+    """
+
+    needs_alignment = True
+    primary = "balanced_accuracy"
+
+    def __init__(self, logit_scale: float | None = None) -> None:
+        self.logit_scale = logit_scale
+
+    def run(self, evidence: Evidence) -> TaskResult:
+        cohort = evidence.cohort
+        if cohort.prompts is None:
+            raise CohortError(
+                f"{cohort.name} has no prompts; name them in the cohort file, or leave this task out"
+            )
+        names, templates = cohort.prompts.names, cohort.prompts.templates
+        missing = [name for name in cohort.classes if not names.get(name)]
+        if missing:
+            raise CohortError(
+                f"{cohort.name}: no prompt for class {', '.join(missing)}; add names for it under prompts"
+            )
+        texts = {
+            label: [template.replace("CLASSNAME", name) for name in names[label] for template in templates]
+            for label in cohort.classes
+        }
+        flat = sorted({text for group in texts.values() for text in group})
+        rows = evidence.texts(flat)
+        embeddings = evidence.embeddings("test")
+        if rows is None or embeddings.aligned is None:
+            raise CohortError("the encoder is not aligned with text; zero-shot needs an aligned one")
+        row = dict(zip(flat, _normalised(rows.astype(np.float64)), strict=True))
+        prompts = np.stack(
+            [np.mean([row[text] for text in texts[label]], axis=0) for label in cohort.classes]
+        )
+        test = part(replace(embeddings, embedding=embeddings.aligned), LabelRule.as_given(cohort))
+        if not len(test.y):
+            raise CohortError(f"{cohort.name}: no test slide has a label; zero-shot has nothing to measure")
+        scale = self.logit_scale if self.logit_scale is not None else evidence.logit_scale
+        assert scale is not None
+        logits = scale * _normalised(test.x.astype(np.float64)) @ _normalised(prompts).T
+        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        facts = {
+            "logit_scale": scale,
+            "templates": len(templates),
+            "names": sum(len(names[label]) for label in cohort.classes),
+            "prompts_shared_by_classes": _collisions(texts),
+            "left_out": len(embeddings.slides) - len(test.y),
+            "label_supervised": label_supervised(evidence),
+        }
+        return classified(test, log_p, cohort.classes, facts)
+
+
+def _normalised(x: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _collisions(texts: dict[str, list[str]]) -> dict[str, list[str]]:
+    """{text: classes} of every text that two classes share."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for label, group in texts.items():
+        for text in group:
+            owners[text].add(label)
+    return {text: sorted(labels) for text, labels in sorted(owners.items()) if len(labels) > 1}
