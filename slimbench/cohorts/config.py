@@ -15,7 +15,6 @@ Paths are relative to the file. Every other key is on the models below with its 
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,6 +23,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from slimbench.cohorts.cohort import SPLITS, CaptionSource
+from slimbench.cohorts.findings import nearest
 from slimbench.errors import CohortError
 
 
@@ -178,15 +178,15 @@ def read_cohort_file(path: Path) -> CohortFile:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, with the section, the key and what was expected."""
-    first = error.errors(include_url=False)[0]
+    """The first thing that is wrong, with the section, the key and what was expected.
+
+    An unknown key goes first: it is the reason why another one is missing.
+    """
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
     *sections, key = [str(part) for part in first["loc"]] or [""]
     where = f"[{'.'.join(sections)}] " if sections else ""
     if first["type"] == "extra_forbidden":
-        known = list(_model_of(sections).model_fields)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        return f"{where}has no key {key!r}; {hint}" if where else f"no key {key!r}; {hint}"
+        return f"{where}has no key {key!r}; {nearest(key, _model_of(sections).model_fields)}"
     if first["type"] == "missing":
         return f"{where}lacks `{key}`"
     message = first["msg"].removeprefix("Value error, ")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from slimbench.cohorts.findings import nearest
 from slimbench.errors import CohortError
 
 
@@ -29,9 +29,7 @@ class Table:
     def require(self, name: str) -> None:
         """CohortError unless the table has this column."""
         if name not in self.columns:
-            near = difflib.get_close_matches(name, self.columns, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(self.columns)}"
-            raise CohortError(f"{self.name}: no column {name!r}; {hint}")
+            raise CohortError(f"{self.name}: no column {name!r}; {nearest(name, self.columns)}")
 
     def row_name(self, row: int) -> str:
         """How a message calls row `row` (0-based): its line in a table without line breaks in cells."""

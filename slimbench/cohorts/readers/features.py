@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import json
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from slimbench.cohorts.cohort import Patches
+from slimbench.cohorts.findings import nearest
 from slimbench.cohorts.readers import FORMATS
 from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.errors import CohortError
@@ -60,7 +60,9 @@ def read_finite(file: FeatureFile, slide_id: str, dim: int | None = None) -> Pat
         raise CohortError(
             f"{file.path}: slide {slide_id} has width {features.shape[1]}, the cohort has {dim}"
         )
-    if not np.isfinite(features.sum()):  # cheap screen; the row is looked for only if it says so
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = features.sum()  # a cheap screen: the rows are looked through only if it is not finite
+    if not np.isfinite(total):
         rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(rows):
             raise CohortError(
@@ -138,9 +140,7 @@ def _format_of(path: Path, format: str | None) -> type[FeatureFile]:
 
 def _class_of(format: str) -> type[FeatureFile]:
     if format not in FORMATS:
-        near = difflib.get_close_matches(format, FORMATS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(FORMATS)}"
-        raise CohortError(f"no feature format {format!r}; {hint}")
+        raise CohortError(f"no feature format {format!r}; {nearest(format, FORMATS)}")
     module, _, name = FORMATS[format].partition(":")
     kind: type[FeatureFile] = getattr(importlib.import_module(module), name)
     return kind

@@ -93,7 +93,8 @@ def as_rows(features: NDArray[Any], path: Path) -> NDArray[np.float32]:
         raise CohortError(
             f"{path}: features are {features.dtype}, expected floating point; extract them again"
         )
-    return np.ascontiguousarray(features.reshape(n, dim), dtype=np.float32)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is found as that
+        return np.ascontiguousarray(features.reshape(n, dim), dtype=np.float32)
 
 
 def row_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:

@@ -72,7 +72,8 @@ class PackedFile(FeatureFile):
 
 def write_packed(path: Path, patches: Patches, kind: str) -> None:
     """Write one slide; `path` is written directly, see `files.replacing`."""
-    half = patches.features.astype(np.float16)
+    with np.errstate(over="ignore"):
+        half = patches.features.astype(np.float16)
     features = half if np.array_equal(half.astype(np.float32), patches.features) else patches.features
     arrays: dict[str, NDArray[Any]] = {"features": np.ascontiguousarray(features)}
     if patches.coords is not None:
