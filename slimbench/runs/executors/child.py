@@ -30,7 +30,7 @@ from typing import Any
 from slimbench.errors import RecordError, SlimbenchError
 from slimbench.runs.record import Cell
 
-PRELOAD = ("torch", "sklearn.linear_model", "pandas", "scipy.stats")
+PRELOAD = ("torch", "sklearn.linear_model", "pandas", "scipy.stats", "pydantic", "safetensors.torch")
 REPORT_EVERY = 0.1  # seconds between two progress messages
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
