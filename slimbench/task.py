@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from slimbench.cohorts.cohort import Cohort, Slide
+from slimbench.encoder import Plan, SlideEncoder, SlideInput
 from slimbench.trace import Trace
 
 
@@ -36,13 +37,14 @@ class Embeddings:
 class Evidence(Protocol):
     """What a task may ask for; each is computed once per cell, at the first question.
 
-    cohort, seed, rate      of the cell
+    cohort, seed, rate, precision      of the cell
     logit_scale             learned temperature of the alignment; None without alignment
     """
 
     cohort: Cohort
     seed: int
     rate: float
+    precision: str
 
     @property
     def logit_scale(self) -> float | None: ...
@@ -59,13 +61,17 @@ class Evidence(Protocol):
         """Where the patches of each slide went, by slide id."""
         ...
 
+    def slide(self, slide_id: str) -> SlideInput:
+        """One slide as the encoder takes it."""
+        ...
+
     @property
-    def encoder(self) -> Any:
+    def encoder(self) -> SlideEncoder:
         """The trained SlideEncoder, in eval mode, with its reducers in place."""
         ...
 
     @property
-    def plan(self) -> Any:
+    def plan(self) -> Plan:
         """The Plan of the cell's evaluation."""
         ...
 

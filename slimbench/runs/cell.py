@@ -6,16 +6,34 @@ its own and writes the record it returns.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from slimbench.runs.record import Cell, Identity, Record
+from slimbench import registry
+from slimbench.cohorts import open_cohort
+from slimbench.errors import UsageError
+from slimbench.runs.provenance import provenance, source_hash
+from slimbench.runs.record import Cell, Identity, Kept, MetricValue, Record, TaskOutcome, Training
+from slimbench.runs.store import MODELS, Store, write_whole
+from slimbench.schedule import schedule
+from slimbench.training.recipe import recipe
+
+if TYPE_CHECKING:
+    from slimbench.cohorts.cohort import Cohort
+    from slimbench.encoder import SlideEncoder
+    from slimbench.task import Embeddings, Evidence
+    from slimbench.text.tower import TextTower
+    from slimbench.training.model import Aligned
+    from slimbench.training.slides import SlideLoader
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a cell is: phase "train", "encode" or a task's name; done of total; a line such as `loss 0.61`."""
+    """How far a cell is: phase "train", "encode test" or a task's name; done of total; `loss 0.61`."""
 
     phase: str
     done: int
@@ -23,14 +41,192 @@ class Progress:
     line: str = ""
 
 
-def identify(cell: Cell) -> Identity:
+Report = Callable[[Progress], None]
+
+
+def identify(cell: Cell, cohort: Cohort) -> Identity:
     """Hashes of the data and the code that `cell` names; imports no torch."""
-    raise NotImplementedError
+    code = {
+        "encoder": registry.encoders.code_hash(cell.encoder),
+        "reducer": registry.reducers.code_hash(cell.reducer),
+        "text": registry.text_towers.code_hash(cell.text),
+        **{f"task:{spec}": registry.tasks.code_hash(spec) for spec in cell.tasks},
+    }
+    return Identity(cohort=cohort.fingerprint, code=code)
 
 
-def run_cell(cell: Cell, out: Path, report: Callable[[Progress], None]) -> Record:
+def run_cell(cell: Cell, out: Path, report: Report) -> Record:
     """Train (or reuse the trained weights of) the cell's encoder, run its tasks, write predictions.
 
     Returns the record of a finished cell; whatever goes wrong is raised, for the executor to record.
     """
-    raise NotImplementedError
+    import torch
+
+    from slimbench.encoder import Plan
+    from slimbench.runs.evidence import CellEvidence
+    from slimbench.training.slides import SlideLoader
+
+    started, clock = datetime.now(UTC), time.monotonic()
+    store = Store(out)
+    cohort = open_cohort(cell.cohort)
+    identity = identify(cell, cohort)
+    key = identity.key(cell)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    load = SlideLoader(cohort, device)
+    encoder, model, tower = build(cell, cohort, device)
+    plan = Plan(schedule(cell.schedule), cell.rate, cell.seed)
+    training = None
+    if model is not None and tower is not None:
+        weights = out / MODELS / f"{identity.training_key(cell)}.safetensors"
+        training = _train_or_load(cell, cohort, model, tower, load, weights, report)
+    evidence = CellEvidence(
+        cohort,
+        encoder,
+        model,
+        tower,
+        load,
+        plan,
+        cell.precision,
+        lambda phase, done, total: report(Progress(phase, done, total)),
+    )
+    outcomes = {spec: _run_task(spec, evidence, store, key, report) for spec in cell.tasks}
+    return Record(
+        key=key,
+        cell=cell,
+        identity=identity,
+        cohort_name=cohort.name,
+        captions=cohort.captions,
+        status="ok",
+        training=training,
+        kept=_kept(evidence.embeddings("test")),
+        tasks=outcomes,
+        provenance=provenance()
+        | {"device": str(device), "captions": cohort.captions, "dropped": dict(cohort.dropped)},
+        started=started,
+        ended=datetime.now(UTC),
+        seconds=time.monotonic() - clock,
+    )
+
+
+def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligned | None, TextTower | None]:
+    """The cell's encoder with its reducers in place, seeded by the cell; and, unless it comes with
+    weights or the cohort has no reports, the model that aligns it with the text tower."""
+    import torch
+
+    from slimbench.training.model import Aligned, reducers_of
+
+    reports = [slide.report for slide in cohort.split("train") if slide.report]
+    torch.manual_seed(cell_seed("init", cell))
+    encoder: SlideEncoder = registry.encoders.build(cell.encoder, input_dim=cohort.dim)
+    encoder.place_reducers(
+        lambda dim: registry.reducers.build(cell.reducer, dim=dim), schedule(cell.schedule)
+    )
+    trainable = any(parameter.requires_grad for parameter in encoder.parameters())
+    if encoder.pretrained or not (reports or trainable):
+        untrained = [type(reducer).__name__ for _, reducer in reducers_of(encoder) if reducer.supervised]
+        if untrained:
+            raise UsageError(
+                f"{cell.reducer} learns what to keep, and {cell.encoder} is not trained here; "
+                "use a reducer that needs no training, such as tome or random"
+            )
+        return encoder.to(device), None, None
+    if not reports:
+        raise UsageError(
+            f"{cohort.name} has no reports in its train split and {cell.encoder} must be trained on some; "
+            "name a reports table in the cohort file, or use --encoder mean-pool"
+        )
+    tower: TextTower = registry.text_towers.build(cell.text, training_reports=reports)
+    return encoder.to(device), Aligned(encoder, tower.dim, recipe(cell.recipe)).to(device), tower
+
+
+def cell_seed(purpose: str, cell: Cell) -> int:
+    """The seed of one purpose of a cell; only the cell's own seed enters, so that rows which differ
+    in the reducer start from the same encoder."""
+    from slimbench.seeds import seed_of
+
+    return seed_of(purpose, cell.seed)
+
+
+def _train_or_load(
+    cell: Cell,
+    cohort: Cohort,
+    model: Aligned,
+    tower: TextTower,
+    load: SlideLoader,
+    weights: Path,
+    report: Report,
+) -> Training:
+    import torch
+    from safetensors.torch import load_model, save
+
+    from slimbench.encoder import Plan
+    from slimbench.training.fit import fit
+
+    chosen = recipe(cell.recipe)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = weights.with_suffix(".json")
+    if facts.is_file():
+        before = Training.model_validate_json(facts.read_text())
+        if before.source == source_hash():
+            load_model(model, weights)
+            model.eval()
+            return before.model_copy(update={"reused": True})
+    began = time.monotonic()
+    slides = [slide for slide in cohort.split("train") if slide.report]
+    reports = sorted({slide.report for slide in slides if slide.report})
+    report(Progress("embed reports", 0, len(reports)))
+    rows = torch.from_numpy(tower.embed(reports))
+    history = fit(
+        model,
+        slides,
+        dict(zip(reports, rows, strict=True)),
+        load,
+        chosen,
+        Plan(schedule(cell.schedule), cell.trained_at, cell_seed("train", cell)),
+        cell.precision,
+        lambda done, total, loss: report(Progress("train", done, total, f"loss {loss:.3f}")),
+    )
+    training = Training(
+        epochs=chosen.epochs,
+        steps=history.steps,
+        parameters=parameters,
+        first_loss=history.losses[0],
+        last_loss=history.losses[-1],
+        seconds=time.monotonic() - began,
+        source=source_hash(),
+    )
+    write_whole(weights, save(model.state_dict()), replace=True)
+    # Last: its existence says that the weights are whole.
+    write_whole(facts, training.model_dump_json().encode(), replace=True)
+    return training
+
+
+def _run_task(spec: str, evidence: Evidence, store: Store, key: str, report: Report) -> TaskOutcome:
+    task = registry.tasks.build(spec)
+    report(Progress(spec, 0, 1))
+    began = time.monotonic()
+    if task.needs_alignment and evidence.logit_scale is None:
+        return TaskOutcome(primary=task.primary, skipped="the encoder is not aligned with text")
+    result = task.run(evidence)
+    path = None
+    if result.predictions is not None:
+        path = store.write_predictions(key, spec, result.predictions)
+    return TaskOutcome(
+        metrics=tuple(MetricValue(**asdict(metric)) for metric in result.metrics),
+        primary=task.primary,
+        facts=dict(result.facts),
+        predictions=path,
+        seconds=time.monotonic() - began,
+    )
+
+
+def _kept(embeddings: Embeddings) -> Kept:
+    counts = embeddings.counts
+    blocks = list(zip(*counts, strict=True))
+    shares = [row[-1] / slide.patches for row, slide in zip(counts, embeddings.slides, strict=True)]
+    return Kept(
+        tokens_per_block=tuple(sum(block) / len(block) for block in blocks),
+        share=sum(shares) / len(shares),
+        single_token=sum(row[-1] == 1 for row in counts) / len(counts),
+        n=len(counts),
+    )
