@@ -54,12 +54,12 @@ class Cropr(Pruner):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
-        return tokens.x.detach().float() @ self.query.detach().float()
+        return tokens.x.float() @ self.query
 
     def supervise(self, tokens: Tokens, context: Context) -> Tensor:
         """[D]: what the aggregator makes of all N tokens, before any is pruned."""
         x = torch.cat((context.cls.unsqueeze(0), tokens.x)) if self.aggregate_cls else tokens.x
-        x = (x.detach() if self.detach else x).float()
+        x = x.float()
         z = ((x @ self.query) * self.dim**-0.5).softmax(dim=0) @ x
         summary: Tensor = z + self.mlp(self.norm(z))
         return summary

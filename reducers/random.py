@@ -16,5 +16,7 @@ from slimbench.tokens import Tokens
 class RandomPruning(Pruner):
     """Keeps `keep` of N tokens, drawn without replacement."""
 
+    ordered = True
+
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return torch.randperm(len(tokens), generator=context.generator(), device=tokens.device)

@@ -25,33 +25,41 @@ class ToMe(Merger):
     """Exact bipartite soft matching."""
 
     max_drop = 0.5
+    ordered = True
 
     def assign(self, tokens: Tokens, keep: int, context: Context) -> tuple[Tensor, None]:
         return bipartite_match(context.mean_keys(), len(tokens) - keep, context.layer % 2), None
 
 
-def bipartite_match(metric: Tensor, drop: int, parity: int, strip: int = 1024) -> Tensor:
+def bipartite_match(
+    metric: Tensor, drop: int, parity: int, *, window: int | None = None, strip: int = 1024
+) -> Tensor:
     """Groups [N] int64 in [0, N - drop) after the `drop` most similar pairs were merged.
 
     metric  [N, d] any float; compared by cosine in fp32
     drop    at most the number of rows of the first set, which are the rows `parity`, `parity` + 2, ...
+    window  even; a pair lies within one window of so many rows; None = the slide is one window
     strip   rows of the first set whose similarities are held at once
 
     Of equally similar pairs the one whose first row is lower is merged.
     """
-    n = metric.shape[0]
-    rows = torch.arange(n, device=metric.device)
-    first, second = rows[parity::2], rows[1 - parity :: 2]
+    n = len(metric)
+    window = window or n
     unit = normalize(metric.float(), dim=1)
-    a, b = unit[first], unit[second].T
-    best = [(strip_of_a @ b).max(dim=1) for strip_of_a in a.split(strip)]
-    similarity = torch.cat([found.values for found in best])
-    nearest = torch.cat([found.indices for found in best])
-    return _merged(rows, first, second[nearest], top_rows(similarity, drop))
+    similarity, nearest = [], []
+    for start in range(0, n - 1, window):
+        end = n if start + window >= n - 1 else start + window  # a single last row joins the window before it
+        second = unit[start + 1 - parity : end : 2].T
+        for part in unit[start + parity : end : 2].split(strip):
+            found = (part @ second).max(dim=1)
+            similarity.append(found.values)
+            nearest.append(start + 1 - parity + 2 * found.indices)
+    chosen = top_rows(torch.cat(similarity), drop)
+    home = torch.arange(n, device=metric.device)
+    return numbered(home.index_put((parity + 2 * chosen,), torch.cat(nearest)[chosen]))
 
 
-def _merged(rows: Tensor, source: Tensor, target: Tensor, chosen: Tensor) -> Tensor:
-    """Groups [N]: each chosen source row joins its target row, every other row stays by itself."""
-    home = rows.index_put((source[chosen],), target[chosen])
-    number = (home == rows).cumsum(0) - 1
+def numbered(home: Tensor) -> Tensor:
+    """Groups [N], numbered by row, from the row [N] that each row joins; one that is joined joins itself."""
+    number = (home == torch.arange(len(home), device=home.device)).cumsum(0) - 1
     return number[home]

@@ -39,7 +39,11 @@ class PluginError(SlimbenchError):
 
 
 class ReducerError(PluginError):
-    """A reducer broke a promise of its class: count, finiteness, dtype, assignment."""
+    """A reducer broke a promise of its class; `promise` is its name in slimbench.conformance."""
+
+    def __init__(self, message: str, promise: str = "") -> None:
+        super().__init__(message)
+        self.promise = promise
 
 
 class RecordError(SlimbenchError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, final
+from typing import Any, Literal, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class Context:
     @torch.no_grad()
     def mean_query(self) -> Tensor:
         """[H, d] mean over patches of the queries of the block ahead (PACT's score query)."""
-        return self._attention().queries(self.tokens.x.detach().mean(0, keepdim=True))[0]
+        return self._attention().queries(self.tokens.x.detach()).mean(0)
 
     @torch.no_grad()
     def cls_query(self) -> Tensor:
@@ -108,8 +108,12 @@ class Context:
         In dilated attention [CLS] itself sees 17.9 % of 17,182 patches, all near the top edge, so a
         ranking by the sparse row would keep the top edge of the slide.
         """
-        q, k = self.cls_query().float(), self.keys().float()
-        logits = torch.einsum("hd,nhd->hn", q, k) * q.shape[-1] ** -0.5
+        return self.attention_of(self.cls_query())
+
+    @torch.no_grad()
+    def attention_of(self, query: Tensor) -> Tensor:
+        """[H, N] fp32: the dense softmax row of any query [H, d], as `cls_attention` is of [CLS]'s."""
+        logits = torch.einsum("hd,nhd->hn", query.float(), self.keys().float()) * query.shape[-1] ** -0.5
         return (logits + self.tokens.size.log()).softmax(dim=1)
 
     def _attention(self) -> AttentionAhead:
@@ -138,6 +142,11 @@ class Reduction:
     summary: Tensor | None = None
     loss: Tensor | None = None
 
+    @classmethod
+    def keeping(cls, tokens: Tokens, rows: Tensor) -> Reduction:
+        """The tokens at `rows` [K] int64, each at most once, go on unchanged; all others are dropped."""
+        return cls(tokens.take(rows), assign=rows_of(rows, len(tokens)))
+
 
 class Reducer(nn.Module):
     """Base of all reducers.
@@ -147,17 +156,21 @@ class Reducer(nn.Module):
     Whatever else `__init__` takes are the reducer's arguments: typed, with defaults, and so written on the
     command line (`cropr:detach=false`).
 
-    Class attributes that a subclass may set:
+    Attributes that a subclass may set:
     count       "exact": min(keep, N) tokens leave; "at_most": one to `keep`; "fixed": its own number
     max_drop    largest share of tokens that one round may take (ToMe: a half); beyond it, rounds
     supervised  True if `supervise` returns a summary that the trainer aligns with the report
+    detach      True if the summary sends no gradient into the encoder: `supervise` then sees detached tokens
     lr_scale    its learning rate as a multiple of the encoder's
+    ordered     True if its choice depends on the order of the rows, and not only on the tokens themselves
     """
 
-    count: ClassVar[Literal["exact", "at_most", "fixed"]] = "exact"
-    max_drop: ClassVar[float] = 1.0
-    supervised: ClassVar[bool] = False
-    lr_scale: ClassVar[float] = 1.0
+    count: Literal["exact", "at_most", "fixed"] = "exact"
+    max_drop: float = 1.0
+    supervised: bool = False
+    detach: bool = True
+    lr_scale: float = 1.0
+    ordered: bool = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -176,7 +189,8 @@ class Reducer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines neither score, assign, weights nor reduce")
 
     def supervise(self, tokens: Tokens, context: Context) -> Tensor | None:
-        """Training only, before every reduction: a summary [D] for the trainer to align, or None."""
+        """Training only, at every call: a summary [D] of all N tokens, which the trainer aligns with the
+        report; `supervised` says that there is one."""
         return None
 
     @final  # type: ignore[misc]  # torch types forward as an attribute
@@ -191,12 +205,20 @@ class Reducer(nn.Module):
             else:
                 reduction = self._identity(tokens, context)
             if context.training and self.supervised:
-                reduction = replace(reduction, summary=self.supervise(tokens, context))
+                seen = tokens.replace_x(tokens.x.detach()) if self.detach else tokens
+                cls_token = context.cls.detach() if self.detach else context.cls
+                summary = self.supervise(seen, replace(context, tokens=seen, cls=cls_token))
+                reduction = replace(reduction, summary=summary)
         return reduction
 
     def _identity(self, tokens: Tokens, context: Context) -> Reduction:
         rows = torch.arange(len(tokens), device=tokens.device) if context.trace else None
-        return Reduction(tokens, assign=rows)
+        loss = None
+        if context.training and not self.supervised:
+            # A parameter without a gradient on one rank stalls data-parallel training.
+            unused = [(parameter * 0).sum() for parameter in self.parameters() if parameter.requires_grad]
+            loss = sum(unused[1:], unused[0]) if unused else None
+        return Reduction(tokens, assign=rows, loss=loss)
 
     def _rounds(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
         current, reduction = tokens, None
@@ -212,27 +234,30 @@ class Reducer(nn.Module):
     def _checked(self, reduction: Reduction, before: Tokens, keep: int) -> Reduction:
         """`reduction` itself, or a ReducerError that says which promise was broken."""
         name, after = type(self).__name__, reduction.tokens
-        k = len(after)
+        k, n, assign = len(after), len(before), reduction.assign
         if self.count == "exact" and k != keep:
-            raise ReducerError(f"{name} returned {k} tokens where {keep} of {len(before)} were asked for")
-        if self.count == "at_most" and not 1 <= k <= keep:
-            raise ReducerError(f"{name} returned {k} tokens where 1 to {keep} were allowed")
+            raise ReducerError(f"{name} returned {k} tokens where {keep} of {n} were asked for", "count")
+        if k < 1 or (self.count == "at_most" and k > keep):
+            raise ReducerError(f"{name} returned {k} tokens where 1 to {keep} were allowed", "count")
         if after.x.dtype != before.x.dtype or after.x.device != before.x.device:
             raise ReducerError(
                 f"{name} returned {after.x.dtype} on {after.x.device}, "
-                f"got {before.x.dtype} on {before.x.device}"
+                f"got {before.x.dtype} on {before.x.device}",
+                "dtype",
             )
         if after.x.shape[1:] != before.x.shape[1:]:
-            raise ReducerError(f"{name} returned tokens of width {tuple(after.x.shape[1:])}, got {self.dim}")
-        if not bool(after.x.detach().sum(dtype=torch.float32).isfinite()):
-            raise ReducerError(f"{name} returned NaN or infinite tokens")
-        assign = reduction.assign
-        if assign is not None and (
-            assign.shape != (len(before),) or int(assign.min()) < -1 or int(assign.max()) >= k
-        ):
-            raise ReducerError(f"{name}: assign must be [{len(before)}] with values in [-1, {k})")
+            raise ReducerError(
+                f"{name} returned tokens of width {tuple(after.x.shape[1:])}, got {self.dim}", "dtype"
+            )
+        whole = after.x.detach().sum(dtype=torch.float32) + after.coords.sum() + after.size.sum()
+        if not bool(whole.isfinite()):
+            raise ReducerError(f"{name} returned NaN or infinite tokens, coordinates or sizes", "finite")
         if assign is None and not isinstance(self, Pruner):
-            raise ReducerError(f"{name} returned no assign, so nobody could say where a patch went")
+            raise ReducerError(
+                f"{name} returned no assign, so nobody could say where a patch went", "patches"
+            )
+        if assign is not None and (assign.shape != (n,) or int(assign.min()) < -1 or int(assign.max()) >= k):
+            raise ReducerError(f"{name}: assign must be [{n}] with values in [-1, {k})", "patches")
         return reduction
 
     def _in_order(self, reduction: Reduction, before: Tokens) -> Reduction:
@@ -270,29 +295,30 @@ class Pruner(Reducer):
         self.order = order
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
-        """[N] scores in any float type, the higher the better. NaN is an error."""
+        """[N] scores, the higher the better; called without gradients. NaN is an error."""
         raise NotImplementedError(f"{type(self).__name__} does not define score")
 
     @final
     def reduce(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
         scores = self._scores(tokens, context)
         best = top_rows(scores, keep)
-        index = best if self.order == "score" else best.sort().values
-        return Reduction(
-            tokens.take(index),
-            assign=rows_of(index, len(tokens)) if context.trace else None,
-            scores=scores if context.trace else None,
-        )
+        rows = best if self.order == "score" else best.sort().values
+        if not context.trace:
+            return Reduction(tokens.take(rows))
+        return replace(Reduction.keeping(tokens, rows), scores=scores)
 
     def _identity(self, tokens: Tokens, context: Context) -> Reduction:
         identity = super()._identity(tokens, context)
         return replace(identity, scores=self._scores(tokens, context)) if context.trace else identity
 
     def _scores(self, tokens: Tokens, context: Context) -> Tensor:
-        scores = self.score(tokens, context).detach().float()  # bf16 leaves ties at the cut, fp32 none
+        with torch.no_grad():
+            scores = self.score(tokens, context).float()  # bf16 leaves ties at the cut, fp32 none
         if scores.shape != (len(tokens),) or bool(scores.isnan().any()):
             found = "NaN" if scores.shape == (len(tokens),) else f"shape {tuple(scores.shape)}"
-            raise ReducerError(f"{type(self).__name__}: score must be [{len(tokens)}] numbers, got {found}")
+            raise ReducerError(
+                f"{type(self).__name__}: score must be [{len(tokens)}] numbers, got {found}", "finite"
+            )
         return scores
 
 
@@ -313,7 +339,8 @@ class Merger(Reducer):
         ):
             raise ReducerError(
                 f"{type(self).__name__}: assign must give each of {len(tokens)} tokens a group in "
-                f"[0, {keep}), and each group a member"
+                f"[0, {keep}), and each group a member",
+                "patches",
             )
         return Reduction(tokens.merge(group, int(group.max()) + 1, weight), assign=group)
 
@@ -322,18 +349,20 @@ class Pooler(Reducer):
     """Mixes all tokens into slots; write `weights`."""
 
     def weights(self, tokens: Tokens, keep: int, context: Context) -> Tensor:
-        """[K, N] non-negative, each row summing to 1."""
+        """[K, N] fp32, non-negative, each row summing to 1: slot k is the mean of x under row k."""
         raise NotImplementedError(f"{type(self).__name__} does not define weights")
 
     @final
     def reduce(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
-        w = self.weights(tokens, keep, context)
-        share = w / w.sum(0, keepdim=True).clamp(min=torch.finfo(w.dtype).tiny)
+        w = self.weights(tokens, keep, context).float()
+        # A patch's size is shared out in proportion to its weights; far from all slots they underflow to 0.
+        total = w.detach().sum(0)
+        share = torch.where(total > 0, w.detach() / total, 1 / len(w))
         made = Tokens(
-            (w.to(tokens.x.dtype) @ tokens.x),
-            w.float().detach() @ tokens.coords,
-            share.float().detach() @ tokens.size,
-            torch.full((w.shape[0],), -1, dtype=torch.int64, device=tokens.device),
+            (w @ tokens.x.float()).to(tokens.x.dtype),
+            w.detach() @ tokens.coords,
+            share @ tokens.size,
+            torch.full((len(w),), -1, dtype=torch.int64, device=tokens.device),
         )
         return Reduction(made, assign=w.detach().argmax(0))
 

@@ -5,7 +5,8 @@
     first hour      path/to/file.py:Class
 
 A plugin is written `NAME` or `FILE.py:CLASS`, with arguments behind a colon: `tome-local:window=256`,
-`my_reducer.py:Mine:alpha=0.5`. Nothing is imported before somebody asks for it.
+`my_reducer.py:Mine:alpha=0.5`. One that wraps another has it in brackets: `reverse(cropr:order=score)`.
+Nothing is imported before somebody asks for it.
 """
 
 from __future__ import annotations
@@ -29,21 +30,33 @@ from slimbench.errors import PluginError, UsageError
 
 @dataclass(frozen=True)
 class Spec:
-    """A plugin as a user writes it: its name and the arguments behind the colon, still as text."""
+    """A plugin as a user writes it: its name, the arguments behind the colon, still as text, and the
+    plugin that it wraps."""
 
     name: str
     args: Mapping[str, str] = field(default_factory=dict)
+    of: Spec | None = None
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Read `NAME[:key=value,...]` or `FILE.py:CLASS[:key=value,...]`.
+        """Read `NAME[(SPEC)][:key=value,...]`, where NAME may be `FILE.py:CLASS`.
 
-        >>> Spec.parse("tome-local:window=256")
-        Spec(name='tome-local', args={'window': '256'})
+        >>> Spec.parse("tome-local:window=256").args
+        {'window': '256'}
         >>> Spec.parse("mine.py:Mine").name
         'mine.py:Mine'
+        >>> str(Spec.parse("once(cropr:order=score):after=2").of)
+        'cropr:order=score'
         """
-        parts = text.strip().split(":")
+        text = text.strip()
+        before, bracket, rest = text.partition("(")
+        if bracket and "=" not in before:
+            inside, closed, after = rest.rpartition(")")
+            if not closed or after[:1] not in ("", ":"):
+                raise UsageError(f"{text!r}: the brackets are not closed; write NAME(SPEC):key=value")
+            outside = cls.parse(before + after)
+            return cls(outside.name, outside.args, cls.parse(inside))
+        parts = text.split(":")
         name = parts.pop(0)
         if name.endswith(".py"):
             if not parts or "=" in parts[0]:
@@ -58,8 +71,9 @@ class Spec:
         return cls(name, args)
 
     def __str__(self) -> str:
+        name = f"{self.name}({self.of})" if self.of else self.name
         pairs = ",".join(f"{key}={value}" for key, value in sorted(self.args.items()))
-        return f"{self.name}:{pairs}" if pairs else self.name
+        return f"{name}:{pairs}" if pairs else name
 
 
 @dataclass(frozen=True)
@@ -142,10 +156,28 @@ class Registry:
         raise UsageError(f"no {self.kind} is called {name!r}; {hint}")
 
     def build(self, spec: Spec | str, **given: Any) -> Any:
-        """Import what `spec` names and call it with `given` and the spec's typed arguments."""
+        """Import what `spec` names and call it with `given` and the spec's typed arguments; a wrapped
+        plugin is built first, with the same `given`, and passed as `of`."""
         spec = Spec.parse(spec) if isinstance(spec, str) else spec
         factory = self.find(spec.name).load()
+        wraps = "of" in inspect.signature(factory).parameters
+        if spec.of is None and wraps:
+            raise UsageError(f"{spec.name} wraps another {self.kind}; write {spec.name}(NAME)")
+        if spec.of is not None:
+            if not wraps:
+                raise UsageError(
+                    f"{spec.name} wraps no other {self.kind}; write {spec.name} without {spec.of}"
+                )
+            given["of"] = self.build(spec.of, **given)
         return factory(**given, **typed_arguments(factory, spec, reserved=set(given)))
+
+    def code_hash(self, spec: Spec | str) -> str:
+        """16 hex digits of the code that `spec` names, that of a wrapped plugin included."""
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        own = self.find(spec.name).code_hash()
+        if spec.of is None:
+            return own
+        return hashlib.sha256((own + self.code_hash(spec.of)).encode()).hexdigest()[:16]
 
 
 def typed_arguments(

@@ -1,7 +1,8 @@
 """How many tokens enter each block: the budget that every reducer has to meet.
 
 A schedule is written like a plugin: `geometric`, `input`, `once:after=2`, `linear`, each with
-`least=8` for the smallest number of tokens a slide may be cut to.
+`least=8` for the smallest number of tokens a slide may be cut to. Written around a reducer it holds for that
+row of a sweep only: `once(tokenlearner:slots=16):after=2`, `input(tome)`.
 """
 
 from __future__ import annotations
@@ -136,3 +137,17 @@ def schedule(text: str) -> Schedule:
         raise UsageError(f"no schedule is called {spec.name!r}; known: {', '.join(SCHEDULES)}")
     kind = SCHEDULES[spec.name]
     return kind(**typed_arguments(kind, spec))
+
+
+def own_schedule(reducer: str, default: str) -> tuple[str, str]:
+    """(reducer, schedule): the schedule written around `reducer`, or else the default.
+
+    >>> own_schedule("once(cropr:order=score):after=2", "geometric")
+    ('cropr:order=score', 'once:after=2')
+    >>> own_schedule("reverse(cropr)", "geometric")
+    ('reverse(cropr)', 'geometric')
+    """
+    spec = Spec.parse(reducer)
+    if spec.of is None or spec.name not in SCHEDULES:
+        return reducer, default
+    return str(spec.of), str(Spec(spec.name, spec.args))
