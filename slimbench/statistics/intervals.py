@@ -35,6 +35,8 @@ class Interval:
 def standard_error(draws: FloatArray, groups: int) -> float:
     """Spread of the defined draws, widened by sqrt(G / (G - 1)) for resampling G patients."""
     defined = draws[~np.isnan(draws)]
+    if np.ptp(defined) < 1e-12:  # rounding of equal values
+        return 0.0
     return float(defined.std() * np.sqrt(groups / (groups - 1)))
 
 
@@ -99,7 +101,10 @@ def _wilson(value: float, n: float) -> Interval:
     """Wilson's interval at an effective number of slides."""
     middle, spread = value + Z**2 / (2 * n), Z * np.sqrt(value * (1 - value) / n + Z**2 / (4 * n**2))
     scale = 1 + Z**2 / n
-    return Interval(max(0.0, float((middle - spread) / scale)), min(1.0, float((middle + spread) / scale)))
+    return Interval(
+        max(0.0, min(float((middle - spread) / scale), value)),
+        min(1.0, max(float((middle + spread) / scale), value)),
+    )
 
 
 def _bca(value: float, draws: FloatArray, left_out: FloatArray) -> Interval | None:

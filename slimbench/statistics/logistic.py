@@ -21,8 +21,12 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 FloatArray = NDArray[np.float64]
 
-SCAN = 1e-4  # twice the distance to the minimum (Newton decrement) that suffices to compare penalties
+SCAN = 1e-4  # relative distance to the minimum that suffices to compare penalties
 POLISH = 1e-9  # and the one for the penalty that is kept
+PATIENCE = 3  # penalties in a row above the best validation loss that end a path
+LEARNED = 0.95  # once that is below this share of the loss of the class frequencies: before anything is
+# learned, the loss may rise and fall
+MARGIN = 0.005  # above the best validation loss: fits that are polished before one is chosen
 _MAX_NEWTON, _MAX_CG, _MAX_HALVINGS = 100, 500, 40
 
 
@@ -82,8 +86,9 @@ class LogisticPath:
     ) -> tuple[Tensor, int]:
         """Minimum for `penalty` and the Newton steps it took, from w or from the secant through `previous`.
 
-        `tol` bounds the Newton decrement, an estimate of 2 (f - min f). Values and gradients are float32
-        down to SCAN and float64 below; products with the Hessian are float32 always.
+        `tol` bounds half the Newton decrement, an estimate of f - min f, relative to f where that is below
+        1. Values and gradients are float32 down to SCAN and float64 below; products with the Hessian are
+        float32 always.
         """
         penalty *= self.penalty_factor
         dtype = torch.float32 if tol >= SCAN else torch.float64
@@ -98,7 +103,7 @@ class LogisticPath:
         for step_count in range(_MAX_NEWTON):
             step = self._newton_step(gradient, p.float(), penalty, eta).to(dtype)
             slope = float((gradient * step).sum())
-            if -slope < 2 * tol:
+            if -slope < 2 * tol * min(1.0, value):
                 return w.double(), step_count
             length = 1.0
             for _ in range(_MAX_HALVINGS):
@@ -154,7 +159,10 @@ class LogisticPath:
             if energy <= eta**2 * first:
                 break
             image = hessian(direction)
-            length = energy / float((direction * image).sum())
+            curvature = float((direction * image).sum())
+            if curvature <= 0:  # rounding, where the classes are all but decided
+                break
+            length = energy / curvature
             step += length * direction
             residual -= length * image
             scaled = inverse * residual
@@ -184,12 +192,9 @@ def choose_penalty(
     x_val: NDArray[np.floating],
     y_val: NDArray[np.int64],
     penalties: FloatArray,
-    *,
-    patience: int = 3,
-    margin: float = 0.005,
 ) -> Chosen:
-    """Fit a path from the largest penalty down, stop after `patience` in a row above the best validation
-    loss, then polish every fit within `margin` of it and keep the best; ties go to the smaller penalty."""
+    """Fit a path from the largest penalty down until the validation loss keeps rising, polish every fit
+    within MARGIN of the best and keep the best of those; ties go to the smaller penalty."""
     path = LogisticPath(x, y, classes)
     z_val, target = path.rotate(x_val), torch.from_numpy(y_val)
 
@@ -197,6 +202,7 @@ def choose_penalty(
         return float(cross_entropy(z_val @ w.T, target))
 
     w, previous = path.start(), None
+    learned = LEARNED * loss(w)
     fits: dict[float, Tensor] = {}
     losses: dict[float, float] = {}
     total = rises = 0
@@ -206,9 +212,9 @@ def choose_penalty(
         fits[penalty], total = found, total + steps
         losses[penalty] = loss(found)
         rises = rises + 1 if losses[penalty] > min(losses.values()) else 0
-        if rises == patience:
+        if rises >= PATIENCE and min(losses.values()) < learned:
             break
-    bound = min(losses.values()) + margin
+    bound = min(losses.values()) + MARGIN
     polished = {}
     for penalty in [penalty for penalty in fits if losses[penalty] <= bound]:
         polished[penalty], steps = path.fit(penalty, fits[penalty], POLISH)

@@ -28,14 +28,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from slimbench.errors import CohortError
-from slimbench.statistics.logistic import Linear, choose_penalty
+from slimbench.statistics.logistic import LEARNED, PATIENCE, Linear, choose_penalty
 from slimbench.statistics.metrics import IntArray
 
 Protocol = Literal["titan-converged", "titan", "patho-bench", "uni"]
 
 # TITAN's 45 values: 1e-5 to 1e6, a factor of 1.78 apart
 PENALTIES = np.logspace(np.log10(10e-6), np.log10(10e5), num=45)
-_PATIENCE = 3
+_WHOLE = 10**7  # n D K up to which `titan` fits every value
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _titan_converged(train: Labelled, val: Labelled, classes: int) -> Probe:
-    chosen = choose_penalty(train.x, train.y, classes, val.x, val.y, PENALTIES, patience=_PATIENCE)
+    chosen = choose_penalty(train.x, train.y, classes, val.x, val.y, PENALTIES)
     facts = _choice(chosen.penalty, chosen.losses) | {
         "newton_steps": chosen.steps,
         "software": {"torch": torch.__version__},
@@ -103,20 +103,26 @@ def _titan_converged(train: Labelled, val: Labelled, classes: int) -> Probe:
 
 
 def _titan(train: Labelled, val: Labelled, classes: int) -> Probe:
-    """The penalties are fitted apart from each other, so walking from the large end and stopping once the
-    loss keeps rising gives the model of the whole loop in a fifth to a half of its time."""
+    """TITAN's loop from the large end, which stops once the validation loss keeps rising.
+
+    The fits do not depend on each other, so on thousands of slides this gives the model of the whole loop
+    in a fraction of its time. Small problems walk the whole grid: there, early-stopped fits at the small
+    end are noise among which TITAN's loop may choose.
+    """
+    prior = -np.log(np.bincount(train.y, minlength=classes) / len(train.y))[val.y].mean()
+    whole = train.x.size * classes <= _WHOLE
     losses: dict[float, float] = {}
     best: tuple[float, LogisticRegression] | None = None
     rises = stopped_early = 0
     for penalty in map(float, PENALTIES[::-1]):
         model = _lbfgs(train, 1 / penalty, 500, None)
         stopped_early += int(model.n_iter_.max() == 500)
-        losses[penalty] = log_loss(val.y, model.predict_proba(val.x), labels=np.arange(classes))
+        losses[penalty] = float(log_loss(val.y, model.predict_proba(val.x), labels=np.arange(classes)))
         if best is None or losses[penalty] <= losses[best[0]]:  # TITAN, from the small end, keeps the first
             best, rises = (penalty, model), 0
         else:
             rises += 1
-        if rises == _PATIENCE:
+        if not whole and rises >= PATIENCE and losses[best[0]] < LEARNED * prior:
             break
     assert best is not None
     facts = _choice(best[0], losses) | {
