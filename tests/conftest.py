@@ -1,11 +1,13 @@
-"""Files as other programs write them, for the tests of cohorts."""
+"""Files as other programs write them."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -35,8 +37,7 @@ def write_trident() -> Callable[..., np.ndarray]:
     ) -> np.ndarray:
         folder.mkdir(parents=True, exist_ok=True)
         if features is None:
-            seed = sum(map(ord, slide))
-            features = np.random.default_rng(seed).normal(size=(n, dim)).astype(dtype)
+            features = np.random.default_rng(zlib.crc32(slide.encode())).normal(size=(n, dim)).astype(dtype)
         n = len(features)
         cells = np.stack((np.arange(n) % 5, np.arange(n) // 5), axis=1)
         with h5py.File(folder / f"{slide}.h5", "w") as file:
@@ -62,5 +63,43 @@ def write_trident() -> Callable[..., np.ndarray]:
                 }
             )
         return features.astype(np.float32)
+
+    return write
+
+
+@pytest.fixture
+def published_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a `slide_encoder.pth` in the layout that Prov-GigaPath published, with random weights."""
+
+    def write(
+        *, features: int = 1536, width: int = 768, depth: int = 12, mlp: int = 3072, seed: int = 7
+    ) -> Path:
+        draw = torch.Generator().manual_seed(seed)
+        state = {"cls_token": torch.randn(1, 1, width, generator=draw)}
+
+        def linear(name: str, out: int, into: int) -> None:
+            state[f"{name}.weight"] = torch.randn(out, into, generator=draw) * into**-0.5
+            state[f"{name}.bias"] = 0.2 * torch.randn(out, generator=draw)
+
+        def norm(name: str, size: int) -> None:
+            state[f"{name}.weight"] = 1 + 0.2 * torch.randn(size, generator=draw)
+            state[f"{name}.bias"] = 0.2 * torch.randn(size, generator=draw)
+
+        linear("patch_embed.proj", width, features)
+        for layer in range(depth):
+            at = f"encoder.layers.{layer}."
+            for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
+                linear(f"{at}self_attn.{projection}", width, width)
+            norm(f"{at}self_attn.inner_attn_ln", width)
+            norm(f"{at}self_attn_layer_norm", width)
+            linear(f"{at}ffn.fc1", mlp, width)
+            linear(f"{at}ffn.fc2", width, mlp)
+            norm(f"{at}ffn.ffn_layernorm", mlp)
+            norm(f"{at}final_layer_norm", width)
+        norm("encoder.layer_norm", width)
+        norm("norm", width)
+        path = tmp_path / "slide_encoder.pth"
+        torch.save({"model": state}, path)
+        return path
 
     return write

@@ -207,14 +207,14 @@ def test_a_bad_npz_is_refused_in_one_line(tmp_path, changes, pattern):
 @pytest.mark.parametrize("exact", [True, False])
 def test_packed_files_are_checked_by_their_sum(tmp_path, exact):
     rows = ROWS.astype(np.float16).astype(np.float32) if exact else ROWS
-    path = tmp_path / "s.safetensors"
+    path = tmp_path / "s.h5"
     write_packed(path, Patches(rows, CELLS.astype(np.float32)), "20x")
     _, format, patches = only(tmp_path)
     assert format == "packed"
     np.testing.assert_array_equal(patches.features, rows)
     np.testing.assert_array_equal(patches.coords, CELLS)
     whole = bytearray(path.read_bytes())
-    whole[-3] ^= 4
+    whole[whole.index(CELLS.astype(np.float32).tobytes()) + 9] ^= 4
     path.write_bytes(whole)
     with pytest.raises(CohortError, match="checksum differs"):
         only(tmp_path)
@@ -226,7 +226,7 @@ def test_the_same_features_have_the_same_digest_in_every_format(tmp_path, write_
     write_trident(tmp_path / "trident", "s", features=rows)
     patches = only(tmp_path / "trident")[2]
     (tmp_path / "packed").mkdir()
-    write_packed(tmp_path / "packed" / "s.safetensors", patches, "")
+    write_packed(tmp_path / "packed" / "s.h5", patches, "")
     npz(tmp_path / "x.npz", coords=patches.coords, slide_id=np.array(["s"]), offsets=np.array([0, 7]))
     h5(tmp_path / "clam.h5", features=rows[None], coords=np.rint(patches.coords * 64).astype(int))
     places = [tmp_path / "trident", tmp_path / "packed", tmp_path / "x.npz", tmp_path / "clam.h5"]

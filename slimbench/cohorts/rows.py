@@ -42,42 +42,43 @@ class Rows:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def read_rows(file: CohortFile, resolve: Callable[[Path], Path]) -> Rows:
+def read_rows(file: CohortFile, resolve: Callable[[Path], Path], splits: bool = True) -> Rows:
     """The slides that the tables of a cohort file name, with everything known of them.
 
     resolve  makes a path of the file absolute
+    splits   False: leave the splits unread, because they are about to be made
     Raises CohortError for what stops the reading (no such file, no such column); what is wrong in the
     content is collected in `findings`.
     """
     out = Rows([])
     for split, path in file.slides.tables.items():
-        out.rows += _table_rows(file, split, read_table(resolve(path)))
+        out.rows += _table_rows(file, split, read_table(resolve(path)), splits and file.splits is None)
     _check_ids(out)
     if file.labels is not None:
         section = file.labels
         out.rows = _joined(
             out, "labels", resolve(section.table), section.slide, section.patient, section.label
         )
-    if file.splits is not None:
+    if splits and file.splits is not None:
         other = file.splits
         out.rows = _joined(out, "splits", resolve(other.table), other.slide, other.patient, other.split)
     if file.reports is not None:
         texts = file.reports
         out.rows = _joined(out, "reports", resolve(texts.table), texts.slide, texts.patient, texts.text)
-    _keep_splits(out)
-    _check_leakage(out)
+    if splits:
+        _keep_splits(out)
+        _check_leakage(out)
     _order_classes(out, file, resolve)
     return out
 
 
-def _table_rows(file: CohortFile, split: str | None, table: Table) -> list[Row]:
+def _table_rows(file: CohortFile, split: str | None, table: Table, in_column: bool) -> list[Row]:
     section = file.slides
     ids = table.column(section.slide)
     patients = _patients(table, section.patient, ids)
     labels = table.column(section.label) if section.label else [None] * len(ids)
     sites = table.column(section.site) if section.site else [None] * len(ids)
-    in_column = split is None and file.splits is None
-    splits = table.column(section.split) if in_column else [split] * len(ids)
+    splits = table.column(section.split) if in_column and split is None else [split] * len(ids)
     rows = []
     for number, (name, patient) in enumerate(zip(ids, patients, strict=True)):
         where = table.row_name(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from slimbench.cohorts.config import CohortFile, read_cohort_file
 from slimbench.cohorts.findings import Finding, finding
 from slimbench.cohorts.join import Join, join
 from slimbench.cohorts.prompts import checked_prompts, read_prompts
-from slimbench.cohorts.readers.features import Entry, entries, find_files, read_finite
+from slimbench.cohorts.readers.features import Entry, current_copies, entries, find_files, read_finite
 from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.cohorts.rows import Row, Rows, read_rows
 from slimbench.errors import CohortError
@@ -62,9 +62,11 @@ def from_file(name: str | Path) -> TableCohort:
     return opened.cohort
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
     """Open a cohort file and collect every error instead of stopping at the first.
 
+    splits  False: leave the splits unread; every slide's split is then ""
+    packed  False: read the sources even where there are packed copies
     Still raises CohortError for what stops the reading: a file, column or key that is not there.
     """
     file = read_cohort_file(path)
@@ -72,7 +74,7 @@ def open_file(path: Path) -> Opened:
     def resolve(given: Path) -> Path:
         return path.parent / given.expanduser()
 
-    tables = read_rows(file, resolve)
+    tables = read_rows(file, resolve, splits)
     files = find_files([resolve(part) for part in file.features], file.format)
     rows, known = _with_features(tables, file, files, path)
     if not rows:
@@ -94,6 +96,9 @@ def open_file(path: Path) -> Opened:
             else Prompts(given.names or {}, given.templates or ("CLASSNAME",))
         )
         prompts = checked_prompts(named, tables.classes, str(path))
+    copies: Mapping[str, FeatureFile] = {}
+    if packed and file.packed is not None:
+        copies = _copies(resolve(file.packed), names.values(), known, tables)
     name = file.name or path.stem
     captions: CaptionSource = file.reports.source if file.reports is not None else "report"
     dim = known[rows[0][1]].dim
@@ -106,7 +111,7 @@ def open_file(path: Path) -> Opened:
         fingerprint=fingerprint_of(
             name, slides, tables.classes, dim, captions, prompts, [known[names[s.id]].digest for s in slides]
         ),
-        files={slide: (files[name], name) for slide, name in names.items()},
+        files={slide: (copies.get(name, files[name]), name) for slide, name in names.items()},
         entries={slide: known[name] for slide, name in names.items()},
         prompts=prompts,
         defaults=Defaults(**file.defaults.model_dump(exclude_none=True)),
@@ -114,6 +119,20 @@ def open_file(path: Path) -> Opened:
         joins=tuple(tables.joins),
     )
     return Opened(cohort, tuple(tables.findings))
+
+
+def _copies(
+    folder: Path, names: Iterable[str], known: Mapping[str, Entry], tables: Rows
+) -> Mapping[str, FeatureFile]:
+    """The packed copies in `folder` that are current; those that are not become a warning."""
+    copies, outdated = current_copies(folder, {name: known[name].digest for name in names})
+    if outdated:
+        message = (
+            f"{folder}: the packed copy of slide {outdated[0]} is of other features than its source holds "
+            "now; the source is read instead, run `slimbench data pack` again"
+        )
+        tables.findings.append(finding("warning", "packed", message, outdated))
+    return copies
 
 
 def _with_features(

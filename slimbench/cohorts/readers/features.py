@@ -111,6 +111,19 @@ def entries(
     return known, problems
 
 
+def current_copies(folder: Path, digests: Mapping[str, str]) -> tuple[dict[str, FeatureFile], list[str]]:
+    """The packed copies in `folder` of what `digests` {slide: digest of its features now} says.
+
+    And the slides whose copy holds something else or cannot be read.
+    """
+    if not any(folder.glob("*.h5")):
+        return {}, []
+    files = {slide: file for slide, file in find_files([folder], "packed").items() if slide in digests}
+    known, _ = entries(files, files)
+    current = {slide: files[slide] for slide in known if known[slide].digest == digests[slide]}
+    return current, [slide for slide in files if slide not in current]
+
+
 def _feature_files(path: Path, format: str | None) -> list[Path]:
     """The feature files at `path`, sorted, all with suffixes of one format; not empty."""
     suffixes = {suffix for name in ([format] if format else FORMATS) for suffix in _class_of(name).suffixes}
