@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from torch import Tensor
 
+from slimbench.errors import UsageError
 from slimbench.statistics.metrics import FloatArray, IntArray
 
 _TILE, _BAND = 1024, 64  # scores per product, and rows of them that stay in cache while they are counted
@@ -122,3 +124,15 @@ class _Counter:
     def ranks(self, gallery: NDArray[np.int64]) -> Ranks:
         better, not_worse = self.counts.long().numpy()
         return Ranks(better, not_worse - better, gallery.astype(np.int64))
+
+
+def query_values(predictions: pd.DataFrame, name: str) -> FloatArray:
+    """[Q] of "recall_at_K", "mrr" or "mean_rank" from the columns better, tied and gallery."""
+    ranks = Ranks(*(predictions[column].to_numpy() for column in ("better", "tied", "gallery")))
+    if name.startswith("recall_at_"):
+        return ranks.recall(int(name.removeprefix("recall_at_")))
+    if name == "mrr":
+        return ranks.reciprocal()
+    if name == "mean_rank":
+        return ranks.rank()
+    raise UsageError(f"{name!r} is no mean over queries; compare recall_at_K, mrr or mean_rank")
