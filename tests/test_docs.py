@@ -1,0 +1,63 @@
+"""The docs are true: every Python block runs, in order, in one folder; a block that begins with the comment
+`# name.py` is also saved under that name, as the page tells its reader to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def save(code: str, folder: Path) -> None:
+    named = re.match(r"# (\w+\.py)\n", code)
+    if named:
+        (folder / named[1]).write_text(code, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
+)
+def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for number, code in enumerate(blocks(page, "python"), start=1):
+        save(code, tmp_path)
+        exec(compile(code, f"{page.name}, block {number}", "exec"), namespace)  # noqa: S102  (our own docs)
+
+
+def test_a_first_reducer_is_under_fifteen_lines() -> None:
+    first = blocks(DOCS / "add-a-reducer.md", "python")[0]
+    assert len(first.splitlines()) < 15
+
+
+@pytest.mark.slow
+def test_the_commands_of_add_a_reducer_work(tmp_path: Path) -> None:
+    page, target = DOCS / "add-a-reducer.md", tmp_path / "installed"
+    for code in blocks(page, "python"):
+        save(code, tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    for command in "".join(blocks(page, "console")).splitlines():
+        words = command.split()
+        if words[0] == "pip":
+            options = ["install", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(target)]
+            words = [sys.executable, "-m", "pip", *options, words[-1]]
+        else:
+            words = [sys.executable, "-m", *words]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
