@@ -1,10 +1,14 @@
 """Slide encoders, one file each, and the kernels they share. A built-in is listed here and nowhere else."""
 
 BUILT_INS = {
+    "gigapath": "slimbench.encoders.gigapath:GigaPath",
     "mean-pool": "slimbench.encoders.mean_pool:MeanPool",
     "slim-base": "slimbench.encoders.slim:slim_base",
     "slim-tiny": "slimbench.encoders.slim:slim_tiny",
     "slim": "slimbench.encoders.slim:Slim",
+    "torchscale-longnet": "slimbench.encoders.torchscale_longnet:TorchscaleLongNet",
+    "vit": "slimbench.encoders.vit:ViT",
+    "vit-tiny": "slimbench.encoders.vit:vit_tiny",
 }
 
-KERNELS = ("attention_backends", "attention_rows", "blocks", "dilated_attention", "rope")
+KERNELS = ("attention_backends", "attention_rows", "blocks", "dilated_attention", "longnet", "rope", "sincos")
