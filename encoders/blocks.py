@@ -134,11 +134,3 @@ class Block(Ahead, nn.Module):
             *(Operation(part, name, flops, flops) for name, flops in linear.items()),
             Operation(part, "attention", 4 * pairs * head_dim, 4 * padded * head_dim),
         )
-
-
-def init_weights(module: nn.Module) -> None:
-    """Truncated normal of deviation 0.02 for matrices, zero for biases (ViT's usual start)."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from slimbench.encoders.attention_backends import backend
-from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
 from torch import Tensor, nn
 
 from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
-from slimbench.encoders.blocks import Block, init_weights
+from slimbench.encoders.attention_backends import backend
+from slimbench.encoders.blocks import Block
+from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
 from slimbench.encoders.rope import rotations
 from slimbench.errors import UsageError
 from slimbench.reducer import AttentionAhead
@@ -57,7 +57,6 @@ class Slim(BlockEncoder):
         self.cls = nn.Parameter(torch.empty(width))
         self.blocks = nn.ModuleList(Block(width, heads, mlp) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.apply(init_weights)
         nn.init.trunc_normal_(self.cls, std=0.02)
 
     def embed(self, slides: Sequence[SlideInput]) -> Pack:
