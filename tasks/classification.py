@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from slimbench.cohorts.cohort import Cohort, Slide
+from slimbench.cohorts.cohort import SPLITS, Cohort, Slide
+from slimbench.cohorts.splits import SplitRule, make_splits
 from slimbench.errors import CohortError
+from slimbench.seeds import seed_of
 from slimbench.statistics.bootstrap import DRAWS
 from slimbench.statistics.estimates import estimate
-from slimbench.statistics.holdout import holdout
 from slimbench.statistics.metrics import IntArray
 from slimbench.statistics.probe import Labelled
 from slimbench.task import Embeddings, Evidence, Metric, TaskResult
@@ -38,7 +39,7 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class Part:
-    """Labelled slides of one split: x [n, D] float32, y [n] index into the classes."""
+    """Labelled slides of one split, their label the class: x [n, D] float32, y [n] index into the classes."""
 
     slides: tuple[Slide, ...]
     x: NDArray[np.float32]
@@ -62,6 +63,12 @@ class Part:
         kept = self.take(np.isin(self.y, classes))
         return Part(kept.slides, kept.x, np.searchsorted(classes, kept.y))
 
+    def split(self, rule: SplitRule) -> dict[str, Part]:
+        """{"train", "val", "test"}: the parts of a made split."""
+        made = make_splits(self.slides, rule)
+        place = np.array([made.get(slide.id) for slide in self.slides])
+        return {name: self.take(place == name) for name in SPLITS}
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -78,7 +85,10 @@ def part(embeddings: Embeddings, rule: LabelRule) -> Part:
     """The slides whose label stands for a class."""
     index = {name: number for number, name in enumerate(rule.classes)}
     y = [index.get(rule.of.get(slide.label or "", ""), -1) for slide in embeddings.slides]
-    every = Part(embeddings.slides, embeddings.embedding, np.asarray(y, dtype=np.int64))
+    slides = tuple(
+        replace(slide, label=rule.classes[k]) for slide, k in zip(embeddings.slides, y, strict=True)
+    )
+    every = Part(slides, embeddings.embedding, np.asarray(y, dtype=np.int64))
     finite = np.isfinite(every.x).all(axis=1)
     if not finite.all():
         slide = every.slides[int(np.argmin(finite))]
@@ -96,8 +106,9 @@ def splits(evidence: Evidence, rule: LabelRule, *, validate: bool) -> Splits:
     parts = {name: part(embeddings, rule) for name, embeddings in given.items()}
     train, val, source = parts["train"], parts["val"], "the cohort's val split"
     if validate and len(train.y) and not len(val.y):
-        held = holdout(train.y, train.patients, HELD_OUT, evidence.cohort.fingerprint)
-        train, val = train.take(~held), train.take(held)
+        seed = seed_of("validation", evidence.cohort.fingerprint)
+        made = train.split(SplitRule((1 - HELD_OUT, HELD_OUT, 0.0), minimum=1, seed=seed))
+        train, val = made["train"], made["val"]
         source = f"{HELD_OUT:.0%} of the training slides, whole patients, stratified"
     known = np.unique(train.y)
     train, val, test = (each.among(known.tolist()) for each in (train, val, parts["test"]))

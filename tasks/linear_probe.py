@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from slimbench.cohorts.cohort import Cohort
+from slimbench.cohorts.splits import SplitRule
 from slimbench.errors import CohortError
-from slimbench.statistics.holdout import holdout
+from slimbench.seeds import seed_of
 from slimbench.statistics.metrics import NAMES, measure
 from slimbench.statistics.probe import fit_probe
 from slimbench.task import Evidence, Metric, Task, TaskResult
@@ -74,13 +75,10 @@ class LinearProbe(Task):
         slides, classes = every.among(kept.tolist()), [rule.classes[k] for k in kept]
         tables, values, penalties = [], [], []
         for draw in range(self.draws):
-            seed = ("slim", evidence.cohort.fingerprint, draw)
-            held = holdout(slides.y, slides.patients, 0.1, "test", *seed)
-            test, rest = slides.take(held), slides.take(~held)
-            held = holdout(rest.y, rest.patients, 1 / 9, "val", *seed)
-            probe = fit_probe(
-                "titan-converged", rest.take(~held).labelled, rest.take(held).labelled, len(classes)
-            )
+            seed = seed_of("slim", evidence.cohort.fingerprint, draw)
+            made = slides.split(SplitRule(minimum=self.min_class, seed=seed))
+            test = made["test"]
+            probe = fit_probe("titan-converged", made["train"].labelled, made["val"].labelled, len(classes))
             log_p = probe.linear.log_probabilities(test.x).astype(np.float32)
             tables.append(predictions(test, log_p, classes).assign(draw=draw))
             values.append(measure(NAMES, test.y, log_p))

@@ -12,7 +12,6 @@ from sklearn.metrics import log_loss
 
 from slimbench.errors import CohortError
 from slimbench.statistics import logistic, probe
-from slimbench.statistics.holdout import holdout
 from slimbench.statistics.logistic import POLISH, LogisticPath, choose_penalty
 from slimbench.statistics.probe import PENALTIES, Labelled, fit_probe, one_thread
 
@@ -200,26 +199,6 @@ def test_one_thread_puts_the_number_back():
 def test_grid_is_titans():
     assert len(PENALTIES) == 45
     np.testing.assert_allclose(PENALTIES[[0, -1]], [1e-5, 1e6])
-
-
-def test_holdout_keeps_patients_whole_and_every_class_on_both_sides():
-    rng = np.random.default_rng(0)
-    patients = np.array([f"p{number}" for number in rng.integers(0, 300, 1_000)])
-    of_patient = dict(zip(np.unique(patients), rng.integers(0, 6, 300), strict=False))
-    labels = np.array([of_patient[patient] for patient in patients])
-    held = holdout(labels, list(patients), 0.15, "seed")
-    assert not set(patients[held]) & set(patients[~held])
-    for label in range(6):
-        share = held[labels == label].mean()
-        assert abs(share - 0.15) < 0.03
-    assert (held == holdout(labels, list(patients), 0.15, "seed")).all()
-    assert (held != holdout(labels, list(patients), 0.15, "other")).any()
-
-
-def test_holdout_never_takes_the_last_patient_of_a_class():
-    labels, patients = np.array([0, 0, 0, 1, 1]), ["a", "b", "c", "d", "d"]
-    held = holdout(labels, patients, 0.9, 1)
-    assert not held[3:].any() and held[:3].sum() == 2
 
 
 def hipt(wide: bool):

@@ -84,6 +84,8 @@ def value(result: TaskResult, name: str) -> float:
         "linear-probe:protocol=patho-bench",
         "linear-probe:protocol=uni",
         "zero-shot",
+        "knn",
+        "simpleshot",
     ],
 )
 def test_every_classifier_reports_all_metrics_with_n_and_intervals(spec):
