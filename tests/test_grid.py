@@ -120,14 +120,6 @@ def test_a_schedule_written_around_a_reducer_holds_for_its_row_alone():
     assert [row[1:3] for row in made] == [("random", "input"), ("random", "geometric")]
 
 
-def test_how_encoders_are_trained_is_no_part_of_mean_pool():
-    cells = grid("random", 0.5, recipe="paper", text="hf").cells(DEFAULTS)
-    assert {(c.encoder, c.recipe, c.text) for c in cells} == {
-        ("mean-pool", "tiny", "tfidf"),
-        ("slim-tiny", "paper", "hf"),
-    }
-
-
 def test_one_plugin_has_one_spelling():
     made = rows(
         reducers=["tome: order=score , proportional=true", "tome:proportional=true,order=score"], rates=0.5

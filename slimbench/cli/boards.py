@@ -49,6 +49,7 @@ def leaderboard(
     """
     from slimbench.errors import UsageError
     from slimbench.leaderboard.board import leaderboard as build
+    from slimbench.leaderboard.compare import reader
     from slimbench.leaderboard.html import to_html
     from slimbench.leaderboard.published import published
     from slimbench.leaderboard.render import FORMATS, print_tables
@@ -56,7 +57,7 @@ def leaderboard(
     if format not in ("rich", "html", *FORMATS):
         raise UsageError(f"no format is called {format!r}; known: rich, {', '.join(FORMATS)}, html")
     records = _records(out)
-    tables = (*build(records, tasks or ()), *published())
+    tables = (*build(records, tasks or (), reader(out)), *published())
     if format == "rich":
         print_tables(tables, _console())
     elif format == "html":
@@ -80,6 +81,7 @@ def export(out: OutFolder = Path("slimbench-out")) -> None:
 def after_sweep(records: Sequence[Record], out: Path) -> None:
     """What a sweep ends with: the comparison, why cells failed, where everything lies."""
     from slimbench.leaderboard.board import leaderboard as build
+    from slimbench.leaderboard.compare import reader
     from slimbench.leaderboard.escape import one_line
     from slimbench.leaderboard.html import to_html
     from slimbench.leaderboard.published import published
@@ -87,7 +89,7 @@ def after_sweep(records: Sequence[Record], out: Path) -> None:
     from slimbench.runs.store import Store, write_whole
 
     every = _records(out)
-    tables = build(every)
+    tables = build(every, read=reader(out))
     print_tables(tables, _console())
     files = {"leaderboard.md": to_markdown, "leaderboard.html": lambda tables: to_html(every, tables)}
     for name, render in files.items():

@@ -43,8 +43,8 @@ def one_line(text: str) -> str:
 
 def markdown(text: str) -> str:
     """`text` as a Markdown table cell that shows it as it is, also where HTML is let through."""
-    escaped = re.sub(r"([\\`*_{}\[\]()#+!|~$<>&])", r"\\\1", one_line(text))
-    return escaped.replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\&", "&amp;")
+    entities = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", entities)
 
 
 def latex(text: str) -> str:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slimbench.leaderboard.board import EFFICIENCY, FLOPS, PROBED
+from slimbench.leaderboard.board import EFFICIENCY, PROBED
+from slimbench.leaderboard.columns import FLOPS
 from slimbench.leaderboard.rows import Row, tasks_of
 from slimbench.leaderboard.table import number
 
@@ -17,7 +18,13 @@ COSTS = {FLOPS: "FLOPs per slide", "latency_median_ms": "milliseconds per slide"
 
 @dataclass(frozen=True)
 class Point:
-    """A row in the plot, in pixels. low, high: ends of its interval; color: index of its reducer's."""
+    """A row in the plot, in pixels.
+
+    low, high  ends of its interval
+    mark       what stands beside it: its rate
+    color      place of its reducer in Plot.key
+    front      whether no other row is as good at the same cost or less
+    """
 
     x: float
     y: float
@@ -25,13 +32,14 @@ class Point:
     high: float | None
     label: str
     detail: str
+    mark: str
     color: int
     front: bool
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Quality against one cost. ticks: (pixel, text); front: SVG points of the line through the best."""
+    """Quality against one cost. ticks: (pixel, text); front: the line through the best, as SVG; key: colors."""
 
     title: str
     x_label: str
@@ -40,19 +48,19 @@ class Plot:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     front: str
+    key: tuple[str, ...]
 
 
 def plots(rows: Sequence[Row]) -> tuple[Plot, ...]:
     """For each cohort the first probed task against FLOPs and against latency, as far as they were measured."""
     made = []
-    colors = {name: place for place, name in enumerate(dict.fromkeys(row.setting.reducer for row in rows))}
     for cohort in dict.fromkeys(row.setting.cohort for row in rows):
         of_cohort = [row for row in rows if row.setting.cohort == cohort]
         probed = [task for task in tasks_of(of_cohort) if any(row.value(task, PROBED) for row in of_cohort)]
         costly = [task for task in tasks_of(of_cohort) if task.split(":")[0] == EFFICIENCY]
         for cost, label in COSTS.items():
             if probed and costly:
-                plot = _plot(f"{cohort}: {probed[0]}", of_cohort, probed[0], costly[0], cost, label, colors)
+                plot = _plot(f"{cohort}: {probed[0]}", of_cohort, probed[0], costly[0], cost, label)
                 made += [plot] if plot is not None else []
     return tuple(made)
 
@@ -70,9 +78,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(place * step, 12) for place in range(first, max(last, first + 1) + 1)]
 
 
-def _plot(
-    title: str, rows: Sequence[Row], task: str, costly: str, cost: str, label: str, colors: dict[str, int]
-) -> Plot | None:
+def _plot(title: str, rows: Sequence[Row], task: str, costly: str, cost: str, label: str) -> Plot | None:
     found = []
     for row in rows:
         quality, price = row.value(task, PROBED), row.value(costly, cost)
@@ -80,6 +86,7 @@ def _plot(
             found.append((row, price.mean, quality.mean, quality))
     if len(found) < 2:
         return None
+    key = list(dict.fromkeys(_key(row) for row, *_ in found))
     ends = [end for _, _, y, q in found for end in (y, q.low, q.high) if end is not None]
     x_ticks = ticks(0.0, max(x for _, x, _, _ in found))
     y_ticks = ticks(min(ends), max(ends))
@@ -100,7 +107,8 @@ def _plot(
             None if q.high is None else up(q.high),
             _name(row),
             f"{number(y).text} at {number(x, 1).text}, {q.seeds} seed{'s' * (q.seeds > 1)}",
-            colors[row.setting.reducer],
+            f"{row.setting.rate:g}" if row.setting.rate else "",
+            key.index(_key(row)),
             not any(ox <= x and oy >= y and (ox, oy) != (x, y) for _, ox, oy, _ in found),
         )
         for row, x, y, q in found
@@ -114,7 +122,12 @@ def _plot(
         tuple((across(x), number(x, 1).text if x else "0") for x in x_ticks),
         tuple((up(y), f"{y:g}") for y in y_ticks),
         " ".join(f"{p.x},{p.y}" for p in best),
+        tuple(key),
     )
+
+
+def _key(row: Row) -> str:
+    return row.setting.encoder if row.setting.is_baseline else row.setting.reducer
 
 
 def _name(row: Row) -> str:

@@ -64,7 +64,7 @@ def _table(source: Source, table: PublishedTable) -> Table:
     metrics = list(dict.fromkeys(name for row in found for name in row.metrics))
     columns = (
         Column("published", number=False),
-        Column("table"),
+        Column("in table"),
         Column("rate"),
         *(Column(name.replace("_", " "), table.task) for name in metrics),
     )

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from slimbench.leaderboard.escape import csv_text, latex, markdown, one_line
-from slimbench.leaderboard.table import Column, Table
+from slimbench.leaderboard.table import Cell, Column, Table
+
+LATEX_RANK = 3  # columns of a higher rank do not fit a page
 
 
 def print_tables(tables: Iterable[Table], console: Console) -> None:
     """Print to a terminal; where it is narrow, the columns of highest rank give way."""
     for table in tables:
         shown = _fitting(table, console)
-        if len(shown) < len(table.columns):
-            hidden = len(table.columns) - len(shown)
-            note = Text(
-                f"{hidden} columns need a wider window; --format md, csv or html shows all", style="dim"
-            )
-            console.print(Group(_rich(table, shown), note))
-        else:
-            console.print(_rich(table, shown))
-        for line in table.notes:
-            console.print(Text(one_line(line), style="dim"))
+        console.print(_rich(shown))
+        hidden = len(table.columns) - len(shown.columns)
+        if hidden:
+            line = f"{hidden} columns need a wider window; --format md, csv and html have all"
+            console.print(Text(line, style="dim"))
+        for note in table.notes:
+            console.print(Text(one_line(note), style="dim"))
         console.print()
 
 
@@ -46,70 +45,89 @@ def to_markdown(tables: Iterable[Table]) -> str:
 
 
 def to_latex(tables: Iterable[Table]) -> str:
-    """One `table` environment each; needs \\usepackage{booktabs}."""
+    """One `table` environment each, of the columns up to LATEX_RANK; needs booktabs and graphicx."""
     parts = []
-    for table in tables:
+    for table in (_up_to(table, LATEX_RANK) for table in tables):
         spec = "".join("r" if column.number else "l" for column in table.columns)
         lines = [
             r"\begin{table}",
             rf"\caption{{{latex(table.title)}}}",
+            r"\resizebox{\linewidth}{!}{%",
             rf"\begin{{tabular}}{{{spec}}}",
             r"\toprule",
+            *_latex_groups(table.columns),
+            _ampersands(latex(column.title) for column in table.columns),
+            r"\midrule",
+            *(_ampersands(latex(cell.text) for cell in row) for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *(rf"\par\footnotesize {latex(note)}" for note in table.notes),
+            r"\end{table}",
         ]
-        lines += _latex_groups(table.columns)
-        lines += [_ampersands(latex(column.title) for column in table.columns), r"\midrule"]
-        lines += [_ampersands(latex(cell.text) for cell in row) for row in table.rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par\footnotesize {latex(note)}" for note in table.notes]
-        parts.append("\n".join([*lines, r"\end{table}"]))
-    return "% \\usepackage{booktabs}\n" + "\n\n".join(parts) + "\n"
+        parts.append("\n".join(lines))
+    return "% \\usepackage{booktabs,graphicx}\n" + "\n\n".join(parts) + "\n"
 
 
 def to_csv(tables: Iterable[Table]) -> str:
     """All tables in one file, full precision, each row beginning with its table's title."""
-    tables = list(tables)
-    titles = list(dict.fromkeys(_flat(column) for table in tables for column in table.columns))
+    lines: list[dict[str, float | str | None]] = []
+    for table in tables:
+        for row in table.rows:
+            fields = [
+                pair
+                for column, cell in zip(table.columns, row, strict=True)
+                for pair in _fields(column, cell)
+            ]
+            lines.append({"table": table.title, **dict(fields)})
+    titles = list(dict.fromkeys(title for line in lines for title in line))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", *map(csv_text, titles)])
-    for table in tables:
-        place = {_flat(column): number for number, column in enumerate(table.columns)}
-        for row in table.rows:
-            cells = [row[place[title]] if title in place else None for title in titles]
-            writer.writerow(
-                [csv_text(table.title), *(_field(cell.value if cell else None) for cell in cells)]
-            )
+    writer.writerow(map(csv_text, titles))
+    writer.writerows([_field(line.get(title)) for title in titles] for line in lines)
     return out.getvalue()
 
 
-FORMATS: dict[str, Callable[[Iterable[Table]], str]] = {"md": to_markdown, "latex": to_latex, "csv": to_csv}
+FORMATS: dict[str, Callable[[Iterable[Table]], str]] = {
+    "md": to_markdown,
+    "latex": to_latex,
+    "csv": to_csv,
+}
 
 
-def _rich(table: Table, shown: Sequence[int]) -> RichTable:
+def _rich(table: Table) -> RichTable:
     made = RichTable(title=Text(one_line(table.title)), title_justify="left", header_style="bold")
+    grouped = any(column.group for column in table.columns)
     last = ""
-    for place in shown:
-        column = table.columns[place]
-        group = column.group if column.group != last else ""
+    for column in table.columns:
+        head = one_line(column.title)
+        if grouped:  # a group is named over its first column
+            head = f"{one_line(column.group) if column.group != last else ''}\n{head}"
         last = column.group
-        head = Text(
-            f"{one_line(group)}\n{one_line(column.title)}"
-            if any(c.group for c in table.columns)
-            else column.title
-        )
-        made.add_column(head, justify="right" if column.number else "left", overflow="fold")
+        made.add_column(Text(head), justify="right" if column.number else "left", overflow="fold")
     for row in table.rows:
-        made.add_row(*(Text(one_line(row[place].text)) for place in shown))
+        made.add_row(*(Text(one_line(cell.text)) for cell in row))
     return made
 
 
-def _fitting(table: Table, console: Console) -> list[int]:
-    """Places of the columns that fit, without breaking numbers, into the console's width."""
-    for limit in range(max((column.rank for column in table.columns), default=0), -1, -1):
-        shown = [place for place, column in enumerate(table.columns) if column.rank <= limit]
-        if console.measure(_rich(table, shown)).maximum <= console.width or limit == 0:
+def _fitting(table: Table, console: Console) -> Table:
+    """The table with as many columns as fit the console without breaking lines, at least those of rank 0."""
+    ranks = sorted({column.rank for column in table.columns}, reverse=True)
+    for rank in ranks:
+        shown = _up_to(table, rank)
+        if console.measure(_rich(shown)).maximum <= console.width:
             return shown
-    return []
+    return _up_to(table, 0)
+
+
+def _up_to(table: Table, rank: int) -> Table:
+    """The table without the columns of a higher rank."""
+    kept = [place for place, column in enumerate(table.columns) if column.rank <= rank]
+    return Table(
+        table.title,
+        tuple(table.columns[place] for place in kept),
+        tuple(tuple(row[place] for place in kept) for row in table.rows),
+        table.notes,
+    )
 
 
 def _flat(column: Column) -> str:
@@ -136,6 +154,16 @@ def _latex_groups(columns: Sequence[Column]) -> list[str]:
             rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
         first += width
     return [_ampersands(heads), " ".join(rules)]
+
+
+def _fields(column: Column, cell: Cell) -> Iterator[tuple[str, float | str | None]]:
+    """(title, value) of a cell in CSV: two of an interval."""
+    if not column.ends:
+        yield _flat(column), None if isinstance(cell.value, tuple) else cell.value
+        return
+    low, high = cell.value if isinstance(cell.value, tuple) else (None, None)
+    yield f"{_flat(column)} low", low
+    yield f"{_flat(column)} high", high
 
 
 def _field(value: float | str | None) -> str:

@@ -11,16 +11,20 @@ from functools import cached_property
 from slimbench.runs.record import MetricValue, Record
 
 MEAN_POOL, NONE = "mean-pool", "none"
+TRAINING = ("data", "text", "recipe", "precision")
+RANDOM = "random"
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
     """All of a cell but its seed and tasks.
 
+    data       fingerprint of the cohort: results on other data under the same name are other rows
     one_model  whether one model, trained at `trained_at`, was evaluated at this rate; else it was trained at it
     """
 
     cohort: str
+    data: str
     encoder: str
     reducer: str
     schedule: str
@@ -36,6 +40,7 @@ class Setting:
         cell = record.cell
         return cls(
             record.cohort_name,
+            record.identity.cohort,
             cell.encoder,
             cell.reducer,
             cell.schedule,
@@ -115,6 +120,11 @@ class Row:
         return min(filter(None, reasons), default=None)
 
     @cached_property
+    def mixed(self) -> bool:
+        """Whether its seeds ran different code, of slimbench or of a plugin."""
+        return len({(str(r.provenance.get("source")), *sorted(r.identity.code.items())) for r in self.ok}) > 1
+
+    @cached_property
     def label_supervised(self) -> bool:
         """Whether the encoder was trained on captions that hold the labels it is probed for."""
         return any(outcome.facts.get("label_supervised") for r in self.ok for outcome in r.tasks.values())
@@ -166,25 +176,25 @@ def metrics_of(rows: Sequence[Row], task: str) -> tuple[str, ...]:
 
 def unpruned(row: Row, others: Sequence[Row]) -> Row | None:
     """The row without a reducer that `row` is read against: same cohort, encoder and training."""
-    s = row.setting
-    for other in others:
-        o = other.setting
-        same = (o.cohort, o.encoder, o.text, o.recipe, o.precision) == (
-            s.cohort,
-            s.encoder,
-            s.text,
-            s.recipe,
-            s.precision,
-        )
-        if same and o.reducer == NONE:
-            return other
-    return None
+    return next(
+        (o for o in others if o.setting.reducer == NONE and _alike(o, row, "encoder", *TRAINING)), None
+    )
+
+
+def random(row: Row, others: Sequence[Row]) -> Row | None:
+    """The random reducer that `row` is read against: all the same but the reducer."""
+    same = ("encoder", *TRAINING, "schedule", "one_model", "trained_at", "rate")
+    return next((o for o in others if o.setting.reducer == RANDOM and _alike(o, row, *same)), None)
 
 
 def mean_pool(row: Row, others: Sequence[Row]) -> Row | None:
-    """The mean of all patches on the same cohort."""
-    of_cohort = [o for o in others if o.setting.is_baseline and o.setting.cohort == row.setting.cohort]
-    return of_cohort[0] if of_cohort else None
+    """The mean of all patches that `row` is read against: same cohort and, if there is one, same training."""
+    found = [o for o in others if o.setting.is_baseline and _alike(o, row, "data")]
+    return next((o for o in found if _alike(o, row, *TRAINING)), found[0] if found else None)
+
+
+def _alike(one: Row, other: Row, *names: str) -> bool:
+    return all(getattr(one.setting, name) == getattr(other.setting, name) for name in names)
 
 
 def _metric(record: Record, task: str, metric: str) -> MetricValue | None:

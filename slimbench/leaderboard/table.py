@@ -9,20 +9,26 @@ UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 @dataclass(frozen=True)
 class Column:
-    """A heading. group: what it shares with its neighbours; rank: the higher, the sooner a narrow screen drops it."""
+    """A heading.
+
+    group  what it shares with its neighbours
+    rank   the higher, the sooner a narrow screen drops it
+    ends   whether its cells are intervals, whose value is (low, high)
+    """
 
     title: str
     group: str = ""
     number: bool = True
     rank: int = 0
+    ends: bool = False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a person reads, and what a spreadsheet or a sort gets: a number, a text, or None."""
+    """What a person reads, and what a spreadsheet or a sort gets: a number, an interval, a text, or None."""
 
     text: str
-    value: float | str | None = None
+    value: float | tuple[float, float] | str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ def number(value: float | None, digits: int = 3) -> Cell:
     """A number with `digits` decimals; from 10 on fewer, from 10,000 on with a unit: 0.934, 32.0, 1.20 T."""
     if value is None:
         return EMPTY
+    if value == 0:
+        return Cell("0", value)
     size = abs(value)
     if size >= 1e4:
         factor, unit = next((pair for pair in UNITS if size >= pair[0]), UNITS[-1])
@@ -55,10 +63,10 @@ def number(value: float | None, digits: int = 3) -> Cell:
 
 
 def interval(low: float | None, high: float | None) -> Cell:
-    """`0.91–0.95`; its value is the low end."""
+    """`0.910 to 0.954`."""
     if low is None or high is None:
         return EMPTY
-    return Cell(f"{number(low).text}–{number(high).text}", low)
+    return Cell(f"{number(low).text} to {number(high).text}", (low, high))
 
 
 def percent(share: float | None) -> Cell:

@@ -66,7 +66,6 @@ class Grid:
 
     def _of_seed(self, seed: int, defaults: Defaults) -> Iterator[Cell]:
         def cell(encoder: str, reducer: str, rate: float, trained_at: float, schedule: str) -> Cell:
-            trained = encoder != NO_ENCODER  # how is no part of what mean-pool is
             return Cell(
                 encoder=encoder,
                 reducer=reducer,
@@ -74,8 +73,8 @@ class Grid:
                 trained_at=trained_at,
                 seed=seed,
                 cohort=self.cohort,
-                text=(trained and self.text) or defaults.text,
-                recipe=(trained and self.recipe) or defaults.recipe,
+                text=self.text or defaults.text,
+                recipe=self.recipe or defaults.recipe,
                 schedule=schedule,
                 precision=self.precision,
                 tasks=self.tasks or defaults.tasks,
