@@ -17,7 +17,7 @@ from slimbench.cohorts import open_cohort
 from slimbench.cohorts.check import check, effective_rank, mean_pairwise_cosine
 from slimbench.cohorts.cohort import InMemoryCohort, Patches, Slide
 from slimbench.cohorts.init import init
-from slimbench.cohorts.pack import pack
+from slimbench.cohorts.pack import pack, pack_files
 from slimbench.cohorts.readers.features import find_files
 from slimbench.cohorts.splits import SplitRule, make_splits, write_splits
 from slimbench.cohorts.table import open_file
@@ -412,6 +412,15 @@ def test_files_of_many_slides_are_not_packed(tmp_path):
     )
     with pytest.raises(CohortError, match="lies in one file with others"):
         pack(tmp_path / "cohort.toml")
+
+
+def test_a_slide_cannot_be_packed_outside_the_folder(tmp_path):
+    np.savez(
+        tmp_path / "x.npz", features=np.ones((1, 3)), offsets=np.arange(2), slide_id=np.array(["../out"])
+    )
+    with pytest.raises(CohortError, match="'../out' is a path"):
+        pack_files(find_files([tmp_path / "x.npz"]), tmp_path / "packed")
+    assert not list(tmp_path.glob("**/*.h5"))
 
 
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGKILL])

@@ -419,6 +419,11 @@ def test_a_missing_cohort_file_says_how_to_make_one(tmp_path):
         read_cohort_file(tmp_path / "cohort.txt")
 
 
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(CohortError, match=r"no cohort is called 'digts'; did you mean digits"):
+        open_cohort("digts")
+
+
 # published tables
 
 

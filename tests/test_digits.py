@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slimbench.cohorts import digits as module
+from slimbench.cohorts import digit_slides as module
 from slimbench.cohorts import open_cohort
-from slimbench.cohorts.digits import CLASSES, PLURALS, WORDS, digits
+from slimbench.cohorts.digit_slides import PLURALS, WORDS
+from slimbench.cohorts.digits import CLASSES, digits
 from slimbench.schedule import Geometric
 
 

@@ -1,8 +1,11 @@
-"""Cohorts: the embedded one, and the user's own from a TOML file. `cohort(NAME|FILE.toml)` opens either."""
+"""Cohorts: the embedded one, and the user's own from a TOML file. `open_cohort(NAME or FILE.toml)` opens either."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from slimbench.errors import CohortError
 
 if TYPE_CHECKING:
     from slimbench.cohorts.cohort import Cohort
@@ -21,4 +24,10 @@ def open_cohort(name: str) -> Cohort:
         return digits()
     from slimbench.cohorts.table import from_file
 
+    if not Path(name).suffix and not Path(name).exists():
+        from slimbench.cohorts.findings import nearest
+
+        raise CohortError(
+            f"no cohort is called {name!r}; {nearest(name, EMBEDDED)} One's own is named by its FILE.toml"
+        )
     return from_file(name)

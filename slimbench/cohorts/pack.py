@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimbench.cohorts.config import read_cohort_file
+from slimbench.cohorts.join import bad_id
 from slimbench.cohorts.readers.features import current_copies, entries, read_finite
 from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.cohorts.readers.packed import write_packed
@@ -72,6 +73,8 @@ def pack_files(
 ) -> Packed:
     """Write `<slide>.h5` into `folder` for every slide of `files` that has no current copy there (see `pack`)."""
     for slide, file in files.items():
+        if (reason := bad_id(slide)) is not None:
+            raise CohortError(f"{file.path}: slide id {slide!r} {reason}; rename the slide")
         if len(file.slides()) > 1:
             raise CohortError(
                 f"{file.path}: slide {slide} lies in one file with others; only folders are packed"
