@@ -25,7 +25,7 @@ from slimbench.measure.counters import UncountedError, count
 from slimbench.measure.flops import Flops, Work
 from slimbench.measure.latency import Timing, timed
 from slimbench.measure.memory import peak_tensor_bytes
-from slimbench.measure.passes import Pass
+from slimbench.measure.passes import Pass, by_size
 from slimbench.task import Evidence, Metric, Task, TaskResult
 
 
@@ -40,9 +40,7 @@ class Efficiency(Task):
 
     def run(self, evidence: Evidence) -> TaskResult:
         test, plan = evidence.embeddings("test"), evidence.plan
-        by_size = sorted(test.slides, key=lambda slide: (slide.patches, slide.id))
-        chosen = np.unique(np.linspace(0, len(by_size) - 1, self.slides).round().astype(int))
-        inputs = [evidence.slide(by_size[index].id) for index in chosen]
+        inputs = [evidence.slide(slide.id) for slide in by_size(test.slides, self.slides)]
         device = inputs[0].tokens.device
         run = Pass(evidence.encoder, plan, evidence.precision)
         flops, facts = self._flops(evidence, run)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 
-from slimbench.encoder import Plan, SlideInput
+from slimbench.encoder import Operation, Plan, SlideInput
 from slimbench.encoders.slim import Slim, slim_base, slim_tiny
 from slimbench.measure.counters import UncountedError, count, is_free
 from slimbench.measure.flops import Flops, count_reducer
 from slimbench.measure.passes import Pass
+from slimbench.measure.traced import DisagreementError, three_ways
 from slimbench.reducer import Context, Pruner, Reducer
 from slimbench.registry import reducers
 from slimbench.schedule import Geometric, Input, Schedule
@@ -68,7 +71,7 @@ def test_the_papers_slide_costs_what_was_found_by_hand(rate: float, real: float,
 
 
 @pytest.mark.parametrize("reducer", names())
-@pytest.mark.parametrize("patches", [1, 2, 150, 700])
+@pytest.mark.parametrize("patches", [1, 150, 700])
 def test_what_is_stated_is_what_a_run_is_counted_at(reducer: str, patches: int) -> None:
     encoder, plan = tiny(reducer), Plan(GEOMETRIC, 0.7)
     run, encoded = Pass(encoder, plan, "fp32"), []
@@ -156,3 +159,45 @@ def test_an_encoder_that_states_nothing_is_counted_by_running_it() -> None:
     run = Pass(encoder.eval(), Plan(), "fp32")
     assert count(lambda: run(slide(10))).total > 0
     assert isinstance(encoder.reducers["1"], Reducer)
+
+
+# --- three ways -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reducer", "precision"), [*((name, "fp32") for name in names()), ("cropr", "bf16"), ("tome", "bf16")]
+)
+def test_three_counts_agree_to_the_unit(reducer: str, precision: str) -> None:
+    ways = three_ways(Pass(tiny(reducer), Plan(GEOMETRIC, 0.7), precision), slide(150))
+    assert ways.stated is not None
+    assert ways.stated.total == ways.torch.total == ways.fvcore.total
+    parts = [{p: f for p, f in found.parts.items() if f} for found in (ways.stated, ways.torch, ways.fvcore)]
+    assert parts[0] == parts[1] == parts[2]
+
+
+def test_a_wrong_statement_is_an_error_that_names_the_block() -> None:
+    class Boastful(Slim):
+        def operations(self, patches: int, counts: Sequence[int]) -> tuple[Operation, ...]:
+            first, *rest = super().operations(patches, counts)
+            return (replace(first, flops=first.flops - 2), *rest)
+
+    encoder = Boastful(DIM, width=DIM, heads=2, depth=2, mlp=48, segments=(64,), ratios=(1,))
+    encoder.place_reducers(lambda dim: reducers.build("none", dim=dim), GEOMETRIC)
+    with pytest.raises(DisagreementError, match=r"blocks\.0 disagree: stated [\d,]+, FlopCounterMode [\d,]+"):
+        three_ways(Pass(encoder.eval(), Plan(), "fp32"), slide(20))
+
+
+def test_work_hidden_from_the_tracer_is_an_error() -> None:
+    class Hidden(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: torch.Tensor) -> torch.Tensor:
+            return x @ x.T @ x
+
+    class Sly(Pruner):
+        def score(self, tokens: Tokens, context: Context) -> torch.Tensor:
+            return Hidden.apply(tokens.x)[:, 0]
+
+    encoder = slim_tiny(DIM)
+    encoder.place_reducers(Sly, GEOMETRIC)
+    with pytest.raises(UncountedError, match="Hidden"):
+        three_ways(Pass(encoder.eval(), Plan(GEOMETRIC, 0.5), "fp32"), slide(20))

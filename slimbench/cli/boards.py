@@ -59,7 +59,7 @@ def leaderboard(
     records = _records(out)
     tables = (*build(records, tasks or (), reader(out)), *published())
     if format == "rich":
-        print_tables(tables, _console())
+        print_tables(tables, console())
     elif format == "html":
         sys.stdout.write(to_html(records, tables))
     else:
@@ -90,7 +90,7 @@ def after_sweep(records: Sequence[Record], out: Path) -> None:
 
     every = _records(out)
     tables = build(every, read=reader(out))
-    print_tables(tables, _console())
+    print_tables(tables, console())
     files = {"leaderboard.md": to_markdown, "leaderboard.html": lambda tables: to_html(every, tables)}
     for name, render in files.items():
         write_whole(out / name, render((*tables, *published())).encode(), replace=True)
@@ -122,7 +122,7 @@ def _records(out: Path) -> list[Record]:
     return list(scan.records.values())
 
 
-def _console() -> Console:
+def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)

@@ -104,7 +104,7 @@ def check_counted(names: set[str], counter: str) -> None:
     for name in sorted(names):
         if not is_free(name):
             raise UncountedError(
-                f"{counter} has no formula for aten::{name}, so the FLOPs would be too low; register one with "
+                f"{counter} has no formula for {name}, so the FLOPs would be too low; register one with "
                 "torch.utils.flop_counter.register_flop_formula, or use operations that have one"
             )
 

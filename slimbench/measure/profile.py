@@ -1,0 +1,301 @@
+"""What one encoder with one reducer costs: FLOPs three ways, time, memory, tokens, reach.
+
+`profile(subject)` measures in this process; `python -m slimbench.measure.profile` reads a Subject as JSON
+and prints a Profile, which is how each row gets a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from slimbench import registry
+from slimbench.cohorts import open_cohort
+from slimbench.encoder import BlockEncoder, Plan, SlideEncoder, SlideInput
+from slimbench.measure.latency import Timing, matmul_peak, settle, timed
+from slimbench.measure.passes import Pass, by_size
+from slimbench.measure.process import answer, fresh, peak_resident_bytes, resident_bytes, start_peak
+from slimbench.measure.traced import ThreeWays, three_ways
+from slimbench.schedule import schedule
+from slimbench.seeds import generator, seed_of
+from slimbench.tokens import Tokens
+
+WARM_UP = 2048  # patches; enough to load every kernel
+START_UP, USUAL_SHARE = 5.0, 0.6  # of a guess: seconds until a process works, and what it reaches of the peak
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Subject(Strict):
+    """What to profile; specs as on the command line.
+
+    patches   of a slide made of noise on a square grid; None: slides of `cohort`
+    dim       width of the made features
+    slides    how many slides of the cohort, at equal steps of its size distribution
+    repeats   timed passes over each slide
+    """
+
+    encoder: str
+    reducer: str
+    rate: float
+    schedule: str = "geometric"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    patches: int | None = None
+    dim: int = 768
+    cohort: str | None = None
+    slides: int = 8
+    repeats: int = 1
+    seed: int = 0
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        where = self.cohort or f"{self.patches:,} patches"
+        own = "" if self.schedule == "geometric" else f" {self.schedule}"
+        return f"{self.encoder} {self.reducer} {self.rate:g}{own} {self.precision} on {where}"
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that name its record."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Profile(Strict):
+    """What was measured; FLOPs, tokens and shares are means over the slides.
+
+    patches           of each slide
+    tokens_per_block  patch tokens that entered each block
+    stated, padded    FLOPs as the encoder states them (None: it does not), and with zero-padded segments
+    counted, fvcore   FLOPs as FlopCounterMode and fvcore counted them
+    operations        {operation: FLOPs} of `counted`
+    reducer_flops     of all reducers
+    median_s, p95_s   of one slide on the wall, over `passes` passes; core_s: median of the processor
+    reducer_share     of the reducers in the time of the passes
+    peak_flops_per_s  of a matrix product in this process, on the CPU per thread; peak_share: what the passes
+                      reach of it
+    pass_bytes        memory at the peak beyond weights and features; process_bytes: in all. Resident set on
+                      the CPU, the allocator's on CUDA
+    direct_reach      share of patches that [CLS] sees in the first block; reach: whose content can be in the
+                      embedding. None where the encoder does not say
+    """
+
+    subject: Subject
+    patches: tuple[int, ...]
+    tokens_per_block: tuple[float, ...]
+    stated: float | None
+    padded: float | None
+    counted: float
+    fvcore: float
+    operations: dict[str, float]
+    reducer_flops: float
+    median_s: float
+    p95_s: float
+    core_s: float
+    passes: int
+    warm_up: str
+    patches_per_s: float
+    reducer_share: float
+    peak_flops_per_s: float
+    peak_share: float
+    pass_bytes: int
+    process_bytes: int
+    threads: int
+    attention_backend: str
+    direct_reach: float | None
+    reach: float | None
+    provenance: dict[str, Any] = {}
+
+
+def profile(subject: Subject) -> Profile:
+    """Measure in this process. Raises UncountedError, DisagreementError, and what building raises."""
+    device = torch.device(subject.device)
+    slides = [slide for slide in _slides(subject, device)]
+    encoder = _encoder(subject, slides[0].tokens.x.shape[1]).to(device).eval()
+    run = Pass(encoder, Plan(schedule(subject.schedule), subject.rate, subject.seed), subject.precision)
+    peak = matmul_peak(run.dtype, device)
+    for slide in slides:
+        run(_first(slide, WARM_UP))
+    before = _held(device)
+    with _clock(encoder, device) as spent:
+        timing = timed([partial(run, slide) for slide in slides], device, subject.repeats)
+    top = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+    ways = [three_ways(run, slide) for slide in slides]
+    return _profile(subject, run, slides, timing, ways, peak, (before, top), spent[0])
+
+
+def profile_in_fresh_process(subject: Subject, provenance: dict[str, Any]) -> Profile:
+    """`profile` in a process that did nothing else, so that its memory is its own."""
+    found = Profile.model_validate_json(fresh(__name__, subject.model_dump_json()))
+    return found.model_copy(update={"provenance": provenance})
+
+
+def expected_seconds(subject: Subject) -> float:
+    """A guess at what `profile_in_fresh_process` takes, from FLOPs and one matrix product now."""
+    device = torch.device(subject.device)
+    if subject.cohort is not None:
+        sizes = [slide.patches for slide in by_size(open_cohort(subject.cohort).slides, subject.slides)]
+        dim = open_cohort(subject.cohort).dim
+    else:
+        assert subject.patches is not None
+        sizes, dim = [subject.patches], subject.dim
+    with torch.device("meta"):
+        encoder = _encoder(subject, dim)
+    peak = _peak_now(device) * (torch.get_num_threads() if device.type == "cpu" else 1)
+    total = 0
+    for size in sizes:
+        kept = schedule(subject.schedule).counts(size, encoder.depth, subject.rate)
+        counts: list[int] = []
+        for block in range(encoder.depth):
+            counts.append(kept.get(block, counts[-1] if counts else size))
+        total += sum(operation.flops for operation in encoder.operations(size, counts) or ())
+    return START_UP + total * (subject.repeats + 1) / (USUAL_SHARE * peak)
+
+
+@functools.cache
+def _peak_now(device: torch.device) -> float:
+    return matmul_peak(torch.float32, device, repeats=1)
+
+
+def _profile(
+    subject: Subject,
+    run: Pass,
+    slides: Sequence[SlideInput],
+    timing: Timing,
+    ways: Sequence[ThreeWays],
+    peak: float,
+    memory: tuple[int, int],
+    reducers_s: float,
+) -> Profile:
+    patches = [len(slide.tokens) for slide in slides]
+    total = [way.torch.total for way in ways]
+    busy = timing.cpu if subject.device == "cpu" else timing.wall
+    stated = [way.stated for way in ways if way.stated is not None]
+    names = sorted({name for way in ways for name in way.torch.operations})
+    return Profile(
+        subject=subject,
+        patches=tuple(patches),
+        tokens_per_block=tuple(np.mean([way.encoded.counts[0] for way in ways], axis=0).tolist()),
+        stated=_mean([work.total for work in stated]),
+        padded=_mean([work.padded for work in stated]),
+        counted=float(np.mean(total)),
+        fvcore=float(np.mean([way.fvcore.total for way in ways])),
+        operations={
+            name: float(np.mean([way.torch.operations.get(name, 0) for way in ways])) for name in names
+        },
+        reducer_flops=float(
+            np.mean(
+                [
+                    sum(f for part, f in way.torch.parts.items() if part.startswith("reducers."))
+                    for way in ways
+                ]
+            )
+        ),
+        median_s=timing.median,
+        p95_s=timing.p95,
+        core_s=timing.core_seconds,
+        passes=len(timing.wall),
+        warm_up=f"one pass over the first {WARM_UP:,} patches of each slide",
+        patches_per_s=sum(patches) * subject.repeats / sum(timing.wall),
+        reducer_share=reducers_s / sum(busy),
+        peak_flops_per_s=peak,
+        peak_share=sum(total) * subject.repeats / sum(busy) / peak,
+        pass_bytes=memory[1] - memory[0],
+        process_bytes=memory[1],
+        threads=torch.get_num_threads(),
+        attention_backend=run.encoder.attention_backend(torch.device(subject.device), run.dtype),
+        direct_reach=None,
+        reach=None,
+    )
+
+
+def made_slide(patches: int, dim: int, device: torch.device | str = "cpu") -> SlideInput:
+    """A slide of noise [patches, dim] on a square grid, in raster order; a tenth is diagnostic."""
+    draw = generator(seed_of("made slide", patches, dim))
+    side = max(1, round(patches**0.5))
+    rows = torch.arange(patches)
+    coords = torch.stack((rows % side, rows // side), dim=1).float()
+    tokens = Tokens.of(torch.randn(patches, dim, generator=draw), coords)
+    return SlideInput(f"{patches} patches", tokens.to(device), (rows % 10 == 0).to(device))
+
+
+def _slides(subject: Subject, device: torch.device) -> Iterator[SlideInput]:
+    if subject.cohort is None:
+        assert subject.patches is not None
+        yield made_slide(subject.patches, subject.dim, device)
+        return
+    cohort = open_cohort(subject.cohort)
+    for slide in by_size(cohort.slides, subject.slides):
+        patches = cohort.patches(slide.id)
+        coords = None if patches.coords is None else torch.from_numpy(patches.coords)
+        truth = None if patches.lesion is None else torch.from_numpy(patches.lesion).to(device)
+        tokens = Tokens.of(torch.from_numpy(patches.features), coords)
+        yield SlideInput(slide.id, tokens.to(device), truth)
+
+
+def _encoder(subject: Subject, dim: int) -> SlideEncoder:
+    torch.manual_seed(subject.seed)
+    encoder: SlideEncoder = registry.encoders.build(subject.encoder, input_dim=dim)
+    encoder.place_reducers(
+        lambda width: registry.reducers.build(subject.reducer, dim=width), schedule(subject.schedule)
+    )
+    return encoder
+
+
+def _first(slide: SlideInput, patches: int) -> SlideInput:
+    rows = torch.arange(min(patches, len(slide.tokens)), device=slide.tokens.device)
+    tokens = Tokens.of(slide.tokens.x[rows], slide.tokens.coords[rows])
+    return SlideInput(slide.id, tokens, None if slide.truth is None else slide.truth[rows])
+
+
+def _held(device: torch.device) -> int:
+    """Bytes held now; the peak counts from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    held = resident_bytes()
+    start_peak()
+    return held
+
+
+@contextmanager
+def _clock(encoder: SlideEncoder, device: torch.device) -> Iterator[list[float]]:
+    """Seconds spent inside reducers, in a list of one: of the processor on the CPU, else on the wall."""
+    spent, began = [0.0], [0.0]
+
+    def now() -> float:
+        settle(device)
+        return time.process_time() if device.type == "cpu" else time.perf_counter()
+
+    def start(*_: Any) -> None:
+        began[0] = now()
+
+    def stop(*_: Any) -> None:
+        spent[0] += now() - began[0]
+
+    reducers = encoder.reducers.values() if isinstance(encoder, BlockEncoder) else ()
+    handles = [
+        hook for r in reducers for hook in (r.register_forward_pre_hook(start), r.register_forward_hook(stop))
+    ]
+    try:
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+if __name__ == "__main__":
+    answer(lambda given: profile(Subject.model_validate_json(given)).model_dump_json())
