@@ -59,7 +59,7 @@ class Spec:
         parts = text.split(":")
         name = parts.pop(0)
         if name.endswith(".py"):
-            if not parts or "=" in parts[0]:
+            if not parts or not parts[0].strip() or "=" in parts[0]:
                 raise UsageError(f"{text!r}: a file needs its class behind a colon, as in {name}:MyReducer")
             name = f"{name}:{parts.pop(0)}"
         args = {}

@@ -114,7 +114,8 @@ def _fitting(table: Table, console: Console) -> Table:
     ranks = sorted({column.rank for column in table.columns}, reverse=True)
     for rank in ranks:
         shown = _up_to(table, rank)
-        if console.measure(_rich(shown)).maximum <= console.width:
+        wide = console.options.update(max_width=100_000)
+        if console.measure(_rich(shown), options=wide).maximum <= console.width:
             return shown
     return _up_to(table, 0)
 
