@@ -418,7 +418,7 @@ def test_a_slide_cannot_be_packed_outside_the_folder(tmp_path):
     np.savez(
         tmp_path / "x.npz", features=np.ones((1, 3)), offsets=np.arange(2), slide_id=np.array(["../out"])
     )
-    with pytest.raises(CohortError, match="'../out' is a path"):
+    with pytest.raises(CohortError, match=r"'../out' is a path"):
         pack_files(find_files([tmp_path / "x.npz"]), tmp_path / "packed")
     assert not list(tmp_path.glob("**/*.h5"))
 
