@@ -8,7 +8,6 @@ cells failed or a check found something, 130 interrupted.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from slimbench.cli import boards, data, doctor, listing, plugins, profile, sweep
 from slimbench.errors import SlimbenchError
 from slimbench.leaderboard.escape import one_line
 
+INTERRUPTED = 130
 ClickError: Any = typer.BadParameter.__mro__[2]  # the base of all errors of parsing, wherever click lives
 
 app = typer.Typer(
@@ -71,14 +71,15 @@ def run(words: Sequence[str]) -> int:
         return _said(f"slimbench: {one_line(str(error))}")
     except ClickError as error:
         context = getattr(error, "ctx", None)
+        if context is not None and error.format_message() == context.get_help():  # a group without a command
+            print(context.get_help())
+            return 0
         path = context.command_path if context is not None else "slimbench"
         return _said(f"{path}: {one_line(error.format_message())} See {path} --help")
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort):  # which of them, or 130, depends on typer's version
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print("slimbench: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code if isinstance(code, int) else 0
 
 
