@@ -77,7 +77,7 @@ class Cohort(ABC):
     captions     where the reports come from; a probe on labels that the captions hold is label-supervised
     dropped      {reason: count} of slides that the tables name and the cohort leaves out
     prompts      zero-shot wording, or None
-    fingerprint  hash of everything above and of the features: part of every cell's key
+    fingerprint  hash of all that changes a number (`fingerprint_of`): part of every cell's key
     """
 
     name: str

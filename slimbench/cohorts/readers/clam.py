@@ -12,40 +12,27 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbench.cohorts.cohort import Patches
-from slimbench.cohorts.readers.file import FeatureFile, Head, as_rows, checked_coords, grid_step, sample_rows
-from slimbench.cohorts.readers.hdf5 import SUFFIXES, dataset, opened, required, rows_of
+from slimbench.cohorts.readers.file import checked_coords, grid_step
+from slimbench.cohorts.readers.hdf5 import Hdf5File, dataset, opened
 
 
-class ClamFile(FeatureFile):
+class ClamFile(Hdf5File):
     """One slide as CLAM or Prov-GigaPath's scripts write it."""
 
     format = "clam"
-    suffixes = SUFFIXES
 
     @classmethod
     def detect(cls, path: Path) -> bool:
         with opened(path) as file:
             return dataset(file, "features", path) is not None
 
-    def read(self, slide_id: str) -> Patches:
-        with opened(self.path) as file:
-            features = as_rows(required(file, "features", self.path)[()], self.path)
-            return Patches(features, self._grid(file, len(features)))
-
-    def head(self, slide_id: str) -> Head:
-        with opened(self.path) as file:
-            n, dim, rows = rows_of(required(file, "features", self.path), self.path)
-            coords = self._grid(file, n)
-            sample = None if coords is None else coords[sample_rows(n)]
-            return Head(n, dim, "", Patches(as_rows(rows, self.path), sample))
-
-    def _grid(self, file: h5py.File, n: int) -> NDArray[np.float32] | None:
+    def grid(self, file: h5py.File, n: int, rows: list[int] | None) -> NDArray[np.float32] | None:
         stored = dataset(file, "coords", self.path)
         if stored is None:
             return None
         coords = np.asarray(stored[()]).reshape(-1, 2)
-        return checked_coords(coords, _edge(stored) or grid_step(coords), n, self.path)
+        grid = checked_coords(coords, _edge(stored) or grid_step(coords), n, self.path)
+        return grid if rows is None else grid[rows]
 
 
 def _edge(coords: h5py.Dataset) -> float | None:

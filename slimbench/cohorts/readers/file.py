@@ -108,12 +108,8 @@ def row_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def checked_coords(
-    coords: NDArray[Any], step: float | NDArray[np.float64], n: int, path: Path
-) -> NDArray[np.float32]:
+def checked_coords(coords: NDArray[Any], step: float, n: int, path: Path) -> NDArray[np.float32]:
     """[n, 2] float32 grid coordinates from stored ones and the patch's edge in the same unit."""
-    if coords.ndim == 3 and coords.shape[0] == 1:
-        coords = coords[0]
     if coords.shape != (n, 2):
         raise CohortError(
             f"{path}: {n} rows of features and coordinates of shape {coords.shape}; expected ({n}, 2); "

@@ -1,20 +1,65 @@
-"""Opening HDF5 files of strangers: read-only, without locks, and nothing that points elsewhere."""
+"""What the HDF5 formats share, and the opening of strangers' files: read-only, without locks, and
+nothing that points elsewhere."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbench.cohorts.readers.file import check_size, row_shape, sample_rows
+from slimbench.cohorts.cohort import Patches
+from slimbench.cohorts.readers.file import FeatureFile, Head, as_rows, check_size, row_shape, sample_rows
 from slimbench.errors import CohortError
 
 SUFFIXES = (".h5", ".hdf5")
+
+
+class Hdf5File(FeatureFile):
+    """One slide in an HDF5 file: a format says where its coordinates are and what they mean."""
+
+    suffixes = SUFFIXES
+    features: ClassVar[str] = "features"
+
+    @abstractmethod
+    def grid(self, file: h5py.File, n: int, rows: list[int] | None) -> NDArray[np.float32] | None:
+        """Grid coordinates of `rows` (None: all) of the n patches, or None where the file has none."""
+
+    def kind(self, file: h5py.File) -> str:
+        """How the patches were made, as far as the file says it (see `Head.kind`)."""
+        return ""
+
+    def read(self, slide_id: str) -> Patches:
+        with opened(self.path) as file:
+            features = as_rows(required(file, self.features, self.path)[()], self.path)
+            return Patches(features, self.grid(file, len(features), None))
+
+    def head(self, slide_id: str) -> Head:
+        with opened(self.path) as file:
+            stored = required(file, self.features, self.path)
+            n, dim = row_shape(stored.shape, self.path)
+            rows = sample_rows(n)
+            if stored.ndim == 1 or not rows:
+                picked = np.asarray(stored[()]).reshape(n, dim)
+            else:
+                picked = stored[0, rows] if stored.ndim == 3 else stored[rows]
+            sample = Patches(as_rows(picked, self.path).reshape(len(rows), dim), self.grid(file, n, rows))
+            return Head(n, dim, self.kind(file), sample)
+
+    def picked(self, coords: h5py.Dataset, n: int, rows: list[int] | None) -> NDArray[Any]:
+        """Rows of stored coordinates [n, 2]; CohortError if they are not one for each patch."""
+        if coords.shape != (n, 2):
+            raise CohortError(
+                f"{self.path}: {n} rows of features and coordinates of shape {coords.shape}; expected ({n}, 2); "
+                "extract this slide again"
+            )
+        picked: NDArray[Any] = coords[rows] if rows else coords[()]
+        return picked
 
 
 @contextmanager
@@ -53,15 +98,6 @@ def required(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if found is None:
         raise CohortError(f"{path}: no dataset {name!r}, it has {', '.join(sorted(file)) or 'none'}")
     return found
-
-
-def rows_of(stored: h5py.Dataset, path: Path) -> tuple[int, int, NDArray[Any]]:
-    """N, D and the rows `sample_rows(N)` of stored features, without reading the others."""
-    n, dim = row_shape(stored.shape, path)
-    rows = sample_rows(n)
-    if stored.ndim == 1 or not rows:
-        return n, dim, np.asarray(stored[()]).reshape(n, dim)
-    return n, dim, stored[0, rows] if stored.ndim == 3 else stored[rows]
 
 
 def text_attribute(holder: h5py.Dataset | h5py.File, name: str) -> str:

@@ -1,7 +1,7 @@
 """What `slimbench data pack` writes: one HDF5 file a slide, contiguous, read in one go and checked by its sum.
 
 Datasets `features` [N, D] float16 (where that loses nothing) or float32 and, optionally, `coords` [N, 2]
-float32 in grid units; the file's attributes are the checksum, the kind of patches and the source's digest.
+float32 in grid units; the file's attributes are the checksum and the kind of patches.
 """
 
 from __future__ import annotations
@@ -15,29 +15,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbench.cohorts.cohort import Patches
-from slimbench.cohorts.readers.file import FeatureFile, Head, as_rows, sample_rows
-from slimbench.cohorts.readers.hdf5 import SUFFIXES, dataset, opened, required, rows_of, text_attribute
+from slimbench.cohorts.readers.file import as_rows
+from slimbench.cohorts.readers.hdf5 import Hdf5File, dataset, opened, required, text_attribute
 from slimbench.errors import CohortError
 
 _WORDS = 512
 
 
-class PackedFile(FeatureFile):
+class PackedFile(Hdf5File):
     """One repacked slide."""
 
     format = "packed"
-    suffixes = SUFFIXES
 
     @classmethod
     def detect(cls, path: Path) -> bool:
         with opened(path) as file:
             return "slimbench_checksum" in file.attrs
 
+    def grid(self, file: h5py.File, n: int, rows: list[int] | None) -> NDArray[np.float32] | None:
+        coords = dataset(file, "coords", self.path)
+        return None if coords is None else self.picked(coords, n, rows)
+
+    def kind(self, file: h5py.File) -> str:
+        """The source's."""
+        return text_attribute(file, "kind")
+
     def read(self, slide_id: str) -> Patches:
         with opened(self.path) as file:
             features = required(file, "features", self.path)[()]
-            stored = dataset(file, "coords", self.path)
-            coords = None if stored is None else stored[()]
+            coords = self.grid(file, len(features), None)
             written = text_attribute(file, "slimbench_checksum")
         if written != checksum(features, coords):
             raise CohortError(
@@ -45,13 +51,6 @@ class PackedFile(FeatureFile):
                 "`slimbench data pack` again"
             )
         return Patches(as_rows(features, self.path), coords)
-
-    def head(self, slide_id: str) -> Head:
-        with opened(self.path) as file:
-            n, dim, rows = rows_of(required(file, "features", self.path), self.path)
-            stored = dataset(file, "coords", self.path)
-            coords = None if stored is None else stored[sample_rows(n)] if n else stored[()]
-            return Head(n, dim, text_attribute(file, "kind"), Patches(as_rows(rows, self.path), coords))
 
 
 def write_packed(path: Path, patches: Patches, kind: str) -> None:
