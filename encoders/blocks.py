@@ -27,7 +27,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 class Ahead:
     """What a reducer before a block may ask for (slimbench.reducer.AttentionAhead), from the block's norm
-    and its fused projection."""
+    and its fused projection; a block that keeps q, k and v apart overrides `projection`."""
 
     norm1: nn.Module
     qkv: nn.Linear
@@ -43,18 +43,18 @@ class Ahead:
         return self._part(x, 2)
 
     def mean_keys(self, x: Tensor) -> Tensor:
-        weight, bias = self._rows(1)
+        weight, bias = self.projection(1)
         per_head = weight.unflatten(0, (self.heads, -1)).mean(0)
         return F.linear(self.norm1(x), per_head, bias.unflatten(0, (self.heads, -1)).mean(0))
 
-    def _part(self, x: Tensor, which: int) -> Tensor:
-        return F.linear(self.norm1(x), *self._rows(which)).unflatten(1, (self.heads, -1))
-
-    def _rows(self, which: int) -> tuple[Tensor, Tensor]:
+    def projection(self, which: int) -> tuple[Tensor, Tensor]:
         """Weight and bias of q (0), k (1) or v (2) inside the fused projection."""
         dim = self.qkv.in_features
         rows = slice(which * dim, (which + 1) * dim)
         return self.qkv.weight[rows], self.qkv.bias[rows]
+
+    def _part(self, x: Tensor, which: int) -> Tensor:
+        return F.linear(self.norm1(x), *self.projection(which)).unflatten(1, (self.heads, -1))
 
 
 class Block(Ahead, nn.Module):

@@ -9,6 +9,7 @@ everything but the kernel that checks `gigapath` and `slim`.
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
+from slimbench.encoders.blocks import Ahead
 from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
 from slimbench.encoders.gigapath import RATIOS, SEGMENTS
 from slimbench.encoders.sincos import GridPositions
-from slimbench.reducer import AttentionAhead
 
 try:
     with warnings.catch_warnings():
@@ -64,7 +65,7 @@ class TorchscaleLongNet(BlockEncoder):
             no_output_layer=True,
         )
         config.branches = self.branches
-        self.patch_embed = nn.ModuleDict({"proj": nn.Linear(input_dim, width)})
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Linear(input_dim, width)))
         self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.positions = GridPositions(width)
         self.encoder: Any = LongNetEncoder(config)
@@ -73,7 +74,7 @@ class TorchscaleLongNet(BlockEncoder):
     def embed(self, slides: Sequence[SlideInput]) -> Pack:
         parts = []
         for slide in slides:
-            x = self.patch_embed["proj"](slide.tokens.x) + self.positions(slide.tokens.coords, slide.id)
+            x = self.patch_embed(slide.tokens.x) + self.positions(slide.tokens.coords, slide.id)
             parts.append((self.cls_token.flatten(), slide.tokens.replace_x(x)))
         return Pack.join(parts)
 
@@ -84,17 +85,15 @@ class TorchscaleLongNet(BlockEncoder):
         turned: Tensor = layer(pack.x[None], None, rel_pos=(pack.lengths, log_size))[0][0]
         return turned
 
-    def attention(self, index: int) -> AttentionAhead:
-        ahead: AttentionAhead = self.encoder.layers[index]
-        return ahead
+    def attention(self, index: int) -> LongNetAhead:
+        return LongNetAhead(self.encoder.layers[index])
 
     def pool(self, pack: Pack) -> Tensor:
         pooled: Tensor = self.norm(self.encoder.layer_norm(pack.x[pack.cls_rows()]))
         return pooled
 
     def operations(self, patches: int, counts: Sequence[int]) -> tuple[Operation, ...]:
-        projection: Any = self.patch_embed["proj"]
-        flops = 2 * patches * projection.weight.numel()
+        flops = 2 * patches * self.patch_embed.get_parameter("proj.weight").numel()
         stated = [Operation("patch_embed", "proj", flops, flops)]
         for index, tokens in enumerate(counts):
             layer, rows = self.encoder.layers[index], tokens + 1
@@ -132,28 +131,21 @@ class DilatedAttention(MultiheadAttention):
 
 
 class LongNetLayer(EncoderLayer):
-    """One block, and what a reducer before it may ask for (slimbench.reducer.AttentionAhead)."""
-
     def build_self_attention(self, embed_dim: int, args: Any) -> DilatedAttention:
         return DilatedAttention(
             args, embed_dim, args.encoder_attention_heads, self_attention=True, subln=args.subln
         )
 
-    def queries(self, x: Tensor) -> Tensor:
-        return self._heads(self.self_attn.q_proj, x)
 
-    def keys(self, x: Tensor) -> Tensor:
-        return self._heads(self.self_attn.k_proj, x)
+class LongNetAhead(Ahead):
+    """A layer as a reducer before it sees it."""
 
-    def values(self, x: Tensor) -> Tensor:
-        return self._heads(self.self_attn.v_proj, x)
+    def __init__(self, layer: Any) -> None:
+        self.norm1, self.heads = layer.self_attn_layer_norm, layer.self_attn.num_heads
+        self.projections = (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
 
-    def mean_keys(self, x: Tensor) -> Tensor:
-        return self.keys(x).mean(1)
-
-    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        projected: Tensor = projection(self.self_attn_layer_norm(x))
-        return projected.unflatten(1, (self.self_attn.num_heads, -1))
+    def projection(self, which: int) -> tuple[Tensor, Tensor]:
+        return self.projections[which].weight, self.projections[which].bias
 
 
 class LongNetEncoder(Encoder):

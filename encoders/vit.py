@@ -18,7 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
-from slimbench.encoders.blocks import Ahead, init_weights
+from slimbench.encoders.blocks import Ahead
 from slimbench.encoders.rope import rotate, rotations
 from slimbench.errors import UsageError
 
@@ -56,7 +56,6 @@ class ViT(BlockEncoder):
             DenseBlock(width, heads, mlp_ratio, qkv_bias=True, norm_layer=norm) for _ in range(depth)
         )
         self.norm = norm(width)
-        self.apply(init_weights)
         nn.init.trunc_normal_(self.cls, std=0.02)
 
     def embed(self, slides: Sequence[SlideInput]) -> Pack:

@@ -18,6 +18,8 @@ import slimbench.encoders as room
 from slimbench.encoder import BlockEncoder, Encoded, Pack, Plan, SlideEncoder, SlideInput
 from slimbench.encoders.rope import rotate, rotations
 from slimbench.errors import PluginError, UsageError
+from slimbench.measure.passes import Pass
+from slimbench.measure.traced import three_ways
 from slimbench.reducer import Context, Merger, Reducer
 from slimbench.registry import encoders, reducers
 from slimbench.schedule import Geometric, Input, Linear, Once
@@ -265,6 +267,18 @@ def test_reducers_see_the_keys_of_the_block_ahead(name: str, build: Build) -> No
     assert keys.shape[1] * keys.shape[2] == encoder.dim
     assert close(ahead.mean_keys(x), keys.mean(1))
     assert not close(keys, ahead.queries(x)) and not close(keys, ahead.values(x))
+
+
+@pytest.mark.parametrize("reducer", ["random", "tome"])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_stated_flops_are_those_of_a_run(name: str, reducer: str, build: Build) -> None:
+    """Stated by the encoder, counted by FlopCounterMode and by fvcore: to the unit, block by block."""
+    plan = Plan(rate=0.6, seed=3)
+    ways = three_ways(Pass(build(SMALL[name], reducer), plan, "fp32"), slide(70))
+    assert ways.stated is not None
+    assert ways.stated.total == ways.torch.total == ways.fvcore.total > 0
+    parts = [{p: f for p, f in found.parts.items() if f} for found in (ways.stated, ways.torch, ways.fvcore)]
+    assert parts[0] == parts[1] == parts[2]
 
 
 # --- mean-pool -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ counted nor free is an error that names it, because a count that silently misses
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from slimbench.errors import SlimbenchError
 
 aten = torch.ops.aten
+
+_MEMBER = re.compile(r"([^.\d][^.]*\.)+\d+")  # of a list of modules, wherever it stands: encoder.layers.0
 
 # Pointwise operations and views are free too; torch says of each which it is.
 FREE_BESIDES = """
@@ -90,12 +93,12 @@ def outermost(by_module: Mapping[str, int], prefix: str) -> dict[str, int]:
     """{part: FLOPs} of the modules right below `prefix`, and instead of a list of modules its members."""
     start = f"{prefix}." if prefix else ""
     below = {name.removeprefix(start): flops for name, flops in by_module.items() if name.startswith(start)}
-    members = {name for name in below if name.count(".") == 1 and name.rpartition(".")[2].isdigit()}
-    lists = {name.partition(".")[0] for name in members}
+    members = {name for name in below if _MEMBER.fullmatch(name)}
+    above = {name[:at] for name in members for at, letter in enumerate(name) if letter == "."}
     return {
         name: flops
         for name, flops in below.items()
-        if name in members or (name and "." not in name and name not in lists)
+        if name in members or (name and "." not in name and name not in above)
     }
 
 
