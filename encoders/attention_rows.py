@@ -1,21 +1,22 @@
-"""Where dilated attention looks: the rows that one kernel call attends in.
+"""Where dilated attention looks: the rows of tokens that one kernel call attends in.
 
 A branch (segment s, ratio r) cuts each slide of L tokens into segments of min(s, L); the heads stand in
 groups of ceil(H / r), and group o sees the positions p of a segment with p mod r == o. One (segment,
-group) is a row: M positions that attend to each other, h heads that do it.
+group) is a row: M tokens that attend to each other, in h heads. No (token, head) stands in two rows of
+a branch.
 
-    StridedRows  rows of ONE slide: strided views, no index, no mask
-    PackedRows   rows of many slides: one gather a branch; equally long rows are one kernel call, the
-                 ragged ones at most RAGGED_CALLS masked calls, however many slides there are
+    StridedRows   equal rows of ONE slide: strided views, no index, no mask, nothing padded
+    GatheredRows  rows of similar length of MANY slides: an index and, where some are shorter, a mask; a
+                  branch has at most CALLS + 1 of them (twice that where its ratio does not divide H),
+                  however many slides there are
 
-Shapes: T tokens of all slides, H heads, d width of a head, R rows, M positions of a row, h heads of a
-row. Kernels take [R, h, M, d]; `take` cuts that out of a [T, H, d], and `put`, `merge` and `add` bring it
-back. No (token, head) stands in two rows of a branch.
+Shapes: T tokens, H heads, d width of a head, R rows, M tokens a row, h heads a row. `take` cuts the
+rows [R, h, M, d] out of an input [T, H, d], `take_total` out of a tensor [T + spare, H, ...] of ours,
+and `put`, `add` and `mix` bring rows back to such a tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,15 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-RAGGED_CALLS = 4
+CALLS = 8  # a branch over a packed batch has at most one more kernel calls than this
+CALL_COST = 65_536  # (query, key, head) triples that take as long as one more call (CPU, fp32, d = 24)
+MASK_COST = 0.04  # share of a row's time that a mask adds
+LANES = 16  # ragged rows are filled up to a multiple: what is left over of a vector runs one by one
 
 
 @dataclass(frozen=True)
 class StridedRows:
-    """`segments` segments from token `start` on, `groups` head groups from `group` on: R = their product.
+    """`segments` segments from token `start` on, times `groups` head groups from `group` on.
 
-    stride: tokens from one segment to the next; zeros: how many zero keys torchscale would append
-    to each row, an int64 scalar; None for none.
+    stride  tokens from one segment to the next
+    whole   these rows belong to the first branch of ratio 1, whose rows hold every (token, head)
+    zeros   how many zero keys torchscale appends to each row: int64 scalar, or None
     """
 
     start: int
@@ -42,103 +47,111 @@ class StridedRows:
     groups: int
     group_heads: int
     heads: int
-    positions: int
+    tokens: int
     whole: bool
-    zeros: tuple[Tensor | None]
+    zeros: Tensor | None
 
-    def window(self, x: Tensor) -> Tensor:
+    spare = 0
+
+    def take(self, x: Tensor) -> Tensor:
+        """A view where strides allow."""
+        return self._window(x).flatten(0, 1).transpose(1, 2)
+
+    take_total = take
+
+    def bias(self, log_size: Tensor | None) -> Tensor | None:
+        """[R, 1, 1, M] what to add to the key logits, or None."""
+        if log_size is None:
+            return None
+        size, stride = (self.segments, self.groups, self.tokens), (self.stride, 1, self.ratio)
+        sizes = log_size.contiguous().as_strided(size, stride, self.start + self.group)
+        return sizes.flatten(0, 1)[:, None, None]
+
+    def put(self, total: Tensor, rows: Tensor) -> None:
+        self._window(total).copy_(self._segments(rows))
+
+    def add(self, total: Tensor, rows: Tensor) -> None:
+        self._window(total).add_(self._segments(rows))
+
+    def mix(self, out: Tensor, lse: Tensor, rows: Tensor, rows_lse: Tensor) -> None:
+        """Let the softmaxes behind `out` [T, H, d] and `lse` [T, H] see these rows' keys too."""
+        mix(self._window(out), self._window(lse), self._segments(rows), self._segments(rows_lse))
+
+    def _window(self, x: Tensor) -> Tensor:
         """View [segments, groups, M, h, ...] of x [T, H, ...]."""
         token, head, *rest = x.stride()
-        size = (self.segments, self.groups, self.positions, self.heads, *x.shape[2:])
-        step = token + self.group_heads * head  # the next group: one token on, its own heads
-        stride = (self.stride * token, step, self.ratio * token, head, *rest)
-        return x.as_strided(size, stride, x.storage_offset() + self.start * token + self.group * step)
+        group = token + self.group_heads * head  # the next group: one token on, and its own heads
+        size = (self.segments, self.groups, self.tokens, self.heads, *x.shape[2:])
+        stride = (self.stride * token, group, self.ratio * token, head, *rest)
+        return x.as_strided(size, stride, x.storage_offset() + self.start * token + self.group * group)
 
-    def take(self, x: Tensor) -> tuple[Tensor]:
-        return (self.window(x).flatten(0, 1).transpose(1, 2),)
-
-    take_grad = take
-
-    def put(self, x: Tensor, rows: Sequence[Tensor]) -> None:
-        self.window(x).copy_(self._tokens(rows[0]))
-
-    def add(self, x: Tensor, rows: Sequence[Tensor]) -> None:
-        self.window(x).add_(self._tokens(rows[0]))
-
-    def merge(self, out: Tensor, lse: Tensor, outs: Sequence[Tensor], lses: Sequence[Tensor]) -> None:
-        mix(self.window(out), self.window(lse), self._tokens(outs[0]), self._tokens(lses[0]))
-
-    def biases(self, log_size: Tensor | None) -> tuple[Tensor | None]:
-        if log_size is None:
-            return (None,)
-        size = (self.segments, self.groups, self.positions)
-        sizes = log_size.as_strided(
-            size, (self.stride, 1, self.ratio), log_size.storage_offset() + self.start + self.group
-        )
-        return (sizes.flatten(0, 1)[:, None, None],)
-
-    def _tokens(self, rows: Tensor) -> Tensor:
+    def _segments(self, rows: Tensor) -> Tensor:
         return rows.transpose(1, 2).unflatten(0, (self.segments, self.groups))
 
 
 @dataclass(frozen=True)
-class PackedRows:
-    """The rows of one branch over all slides, as sub-batches of equal M and h.
+class GatheredRows:
+    """R rows of at most M tokens, anywhere.
 
-    index  [sum R M h] int64  rows of a [T H, d]; padding repeats the row's last position
-    real   [V] int64 | None   which of `index` are no padding; None: all
-    place  [V] int64          index[real]
-    shapes                    (R, M, h) of each sub-batch
-    tokens                    [R, M] int64 token of each position, per sub-batch
-    hidden                    [R, M] bool, True on padding, or None, per sub-batch
+    Short rows are filled up: with their last token where inputs are read (a mask hides it from the
+    queries), with a spare token T in our own tensors, where its results end and its gradient is zero.
+
+    source  [R M h / unit] int64: rows of an input seen as [..., unit d]; `unit` heads move together
+    index   the same of a tensor [T + 1, H, ...] of ours
+    tokens  [R, M] int64; T is the spare one
+    mask    [R, 1, 1, M] fp32, -inf on spare tokens, else 0; None where no row is short
+    whole   as in StridedRows; zeros [R, 1, 1]
     """
 
+    source: Tensor
     index: Tensor
-    real: Tensor | None
-    place: Tensor
-    shapes: tuple[tuple[int, int, int], ...]
-    tokens: tuple[Tensor, ...]
-    hidden: tuple[Tensor | None, ...]
+    unit: int
+    heads: int
+    tokens: Tensor
+    mask: Tensor | None
     whole: bool
-    zeros: tuple[Tensor | None, ...]
+    zeros: Tensor | None
 
-    def take(self, x: Tensor) -> tuple[Tensor, ...]:
-        flat = x.reshape(-1, *x.shape[2:]).index_select(0, self.index)
-        parts = flat.split([r * m * h for r, m, h in self.shapes])
-        return tuple(p.unflatten(0, s).transpose(1, 2) for p, s in zip(parts, self.shapes, strict=True))
+    spare = 1
 
-    def take_grad(self, x: Tensor) -> tuple[Tensor, ...]:
-        """`take` with zeros on padding: a query that is not there passes nothing back."""
-        rows = self.take(x)
-        for row, hidden in zip(rows, self.hidden, strict=True):
-            if hidden is not None:
-                row.masked_fill_(hidden[:, None, :, None], 0)
-        return rows
+    def take(self, x: Tensor) -> Tensor:
+        """x [T, H, d] must have the strides (pitch d, d, 1) that the plan was made for."""
+        width = self.unit * x.shape[2]
+        count = ((len(x) - 1) * x.stride(0) + x.shape[1] * x.shape[2]) // width
+        return self._rows(x.as_strided((count, width), (width, 1)).index_select(0, self.source), x)
 
-    def put(self, x: Tensor, rows: Sequence[Tensor]) -> None:
-        x.flatten(0, 1).index_copy_(0, self.place, self._flat(rows))
+    def take_total(self, x: Tensor) -> Tensor:
+        return self._rows(self._units(x).index_select(0, self.index), x)
 
-    def add(self, x: Tensor, rows: Sequence[Tensor]) -> None:
-        x.flatten(0, 1).index_add_(0, self.place, self._flat(rows))
+    def bias(self, log_size: Tensor | None) -> Tensor | None:
+        if log_size is None:
+            return self.mask
+        return torch.cat((log_size, log_size.new_full((1,), -torch.inf)))[self.tokens][:, None, None]
 
-    def merge(self, out: Tensor, lse: Tensor, outs: Sequence[Tensor], lses: Sequence[Tensor]) -> None:
-        out, lse = out.flatten(0, 1), lse.flatten()
-        old, old_lse = out.index_select(0, self.place), lse.index_select(0, self.place)
-        mix(old, old_lse, self._flat(outs), self._flat(lses))
-        out.index_copy_(0, self.place, old)
-        lse.index_copy_(0, self.place, old_lse)
+    def put(self, total: Tensor, rows: Tensor) -> None:
+        self._units(total).index_copy_(0, self.index, self._flat(rows))
 
-    def biases(self, log_size: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(
-            _bias(log_size, tokens, hidden) for tokens, hidden in zip(self.tokens, self.hidden, strict=True)
-        )
+    def add(self, total: Tensor, rows: Tensor) -> None:
+        self._units(total).index_add_(0, self.index, self._flat(rows))
 
-    def _flat(self, rows: Sequence[Tensor]) -> Tensor:
-        flat = torch.cat([x.transpose(1, 2).flatten(0, 2) for x in rows])
-        return flat if self.real is None else flat.index_select(0, self.real)
+    def mix(self, out: Tensor, lse: Tensor, rows: Tensor, rows_lse: Tensor) -> None:
+        own, own_lse = self.take_total(out), self.take_total(lse)
+        mix(own, own_lse, rows, rows_lse)
+        self.put(out, own)
+        self.put(lse, own_lse)
+
+    def _units(self, x: Tensor) -> Tensor:
+        """[(T + 1) H / unit, unit ...] view of x [T + 1, H, ...]"""
+        return x.view(x.shape[0] * x.shape[1] // self.unit, -1)
+
+    def _rows(self, flat: Tensor, like: Tensor) -> Tensor:
+        return flat.view(*self.tokens.shape, self.heads, *like.shape[2:]).transpose(1, 2)
+
+    def _flat(self, rows: Tensor) -> Tensor:
+        return rows.transpose(1, 2).reshape(len(self.index), -1)
 
 
-Rows = StridedRows | PackedRows
+Rows = StridedRows | GatheredRows
 
 
 def mix(out: Tensor, lse: Tensor, new: Tensor, new_lse: Tensor) -> None:
@@ -147,114 +160,145 @@ def mix(out: Tensor, lse: Tensor, new: Tensor, new_lse: Tensor) -> None:
     lse.copy_(torch.logaddexp(lse, new_lse))
 
 
-def _bias(log_size: Tensor | None, tokens: Tensor, hidden: Tensor | None) -> Tensor | None:
-    """[R, 1, 1, M]"""
-    if hidden is None and log_size is None:
-        return None
-    bias = torch.zeros(tokens.shape, device=tokens.device) if log_size is None else log_size[tokens]
-    return (bias if hidden is None else bias.masked_fill(hidden, -torch.inf))[:, None, None]
-
-
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def plan_rows(
     lengths: tuple[int, ...],
     segments: tuple[int, ...],
     ratios: tuple[int, ...],
     heads: int,
+    pitch: int,
     device: torch.device,
 ) -> tuple[Rows, ...]:
-    """Rows of all branches, those of ratio 1 first: they fill every (token, head)."""
+    """Rows of all branches, a branch of ratio 1 first where there is one: it fills every (token, head).
+
+    pitch: from one token of the inputs to the next, in heads; it matters to several slides only.
+    """
     branches = sorted(zip(segments, ratios, strict=True), key=lambda branch: branch[1])
-    rows: list[Rows] = []
-    whole = False
-    for segment, ratio in branches:
-        fills = ratio == 1 and not whole
-        whole = whole or fills
+    plan: list[Rows] = []
+    for number, (segment, ratio) in enumerate(branches):
+        whole = ratio == 1 and number == 0
         if len(lengths) == 1:
-            rows += _strided(lengths[0], segment, ratio, heads, fills, device)
+            plan += _strided(lengths[0], segment, ratio, heads, whole, device)
         else:
-            rows += [_packed(lengths, segment, ratio, heads, fills, device)]
-    return tuple(rows)
+            plan += _gathered(np.asarray(lengths), segment, ratio, heads, pitch, whole, device)
+    return tuple(plan)
 
 
 def _strided(
     length: int, segment: int, ratio: int, heads: int, whole: bool, device: torch.device
 ) -> list[StridedRows]:
-    """Full segments, then the ragged tail; a call each for groups that see equally many positions."""
+    """Full segments, then the ragged tail; head groups that see equally many tokens stand together."""
     segment = min(segment, length)
     full, tail = divmod(length, segment)
     group_heads = -(-heads // ratio)
-    padded = -(-segment // ratio)
-    rows = []
+    plan = []
     for start, count, size in ((0, full, segment), (full * segment, 1, tail)):
-        classes: dict[tuple[int, int], list[int]] = {}
+        alike: dict[tuple[int, int], list[int]] = {}
         for group in range(min(-(-heads // group_heads), size)):
-            positions = -(-(size - group) // ratio)
-            group_size = min(group_heads, heads - group * group_heads)
-            classes.setdefault((positions, group_size), []).append(group)
-        for (positions, group_size), groups in classes.items():
-            zeros = padded - positions
-            pad = torch.tensor(zeros, device=device) if zeros else None
-            rows.append(
+            members = min(group_heads, heads - group * group_heads)
+            alike.setdefault((-(-(size - group) // ratio), members), []).append(group)
+        for (tokens, members), groups in alike.items():
+            missing = -(-segment // ratio) - tokens
+            plan.append(
                 StridedRows(
-                    start, count, segment, ratio, groups[0], len(groups), group_heads, group_size, positions,
-                    whole, (pad,),
+                    start=start,
+                    segments=count,
+                    stride=segment,
+                    ratio=ratio,
+                    group=groups[0],
+                    groups=len(groups),
+                    group_heads=group_heads,
+                    heads=members,
+                    tokens=tokens,
+                    whole=whole,
+                    zeros=torch.tensor(missing, device=device) if missing else None,
                 )
-            )  # fmt: skip
-    return rows
+            )
+    return plan
 
 
-def _packed(
-    lengths: tuple[int, ...], segment: int, ratio: int, heads: int, whole: bool, device: torch.device
-) -> PackedRows:
-    length = np.asarray(lengths)
-    first = np.cumsum(length) - length
-    size = np.minimum(segment, length)
-    count = -(-length // size)
-    # one entry a segment
-    slide = np.repeat(np.arange(len(length)), count)
-    number = np.arange(len(slide)) - np.repeat(np.cumsum(count) - count, count)
-    begin = number * size[slide]
-    have = np.minimum(size[slide], length[slide] - begin)
-    # one entry a (segment, group)
+def _gathered(
+    lengths: np.ndarray,
+    segment: int,
+    ratio: int,
+    heads: int,
+    pitch: int,
+    whole: bool,
+    device: torch.device,
+) -> list[GatheredRows]:
+    """Rows of equal h and similar M in one call."""
+    total = int(lengths.sum())
     group_heads = -(-heads // ratio)
-    group = np.arange(-(-heads // group_heads))
-    positions = -(-(have[:, None] - group) // ratio)
-    seg, grp = np.nonzero(positions > 0)
-    positions = positions[seg, grp]
-    start = first[slide[seg]] + begin[seg] + grp
-    zeros = -(-size[slide[seg]] // ratio) - positions
-    width = np.minimum(group_heads, heads - grp * group_heads)
-    longest = positions.max()
-    bucket = np.where(positions == longest, RAGGED_CALLS + 1, -(-RAGGED_CALLS * positions // longest))
+    sizes = np.minimum(segment, lengths)
+    counts = -(-lengths // sizes)
+    # per segment: its slide, where it begins, how long it is
+    slide = np.repeat(np.arange(len(lengths)), counts)
+    offset = (np.arange(len(slide)) - np.repeat(np.cumsum(counts) - counts, counts)) * sizes[slide]
+    begin = (np.cumsum(lengths) - lengths)[slide] + offset
+    size = np.minimum(sizes[slide], lengths[slide] - offset)
+    # per row: its segment, its head group, how many tokens and heads it has, how many tokens it lacks
+    seen = -(-(size[:, None] - np.arange(-(-heads // group_heads))) // ratio)
+    of, group = np.nonzero(seen > 0)
+    tokens = seen[of, group]
+    members = np.minimum(group_heads, heads - group * group_heads)
+    missing = -(-sizes[slide[of]] // ratio) - tokens
 
-    index, real, shapes, tokens, hidden, pads = [], [], [], [], [], []
-    offset = 0
-    for key in np.unique(np.stack((bucket, width)), axis=1).T:
-        rows = np.nonzero((bucket == key[0]) & (width == key[1]))[0]
-        n, h = positions[rows], int(key[1])
-        step = np.arange(n.max())
-        token = start[rows, None] + ratio * np.minimum(step, n[:, None] - 1)
-        head = grp[rows, None] * group_heads + np.arange(h)
-        flat = token[:, :, None] * heads + head[:, None]
-        absent = step >= n[:, None]
-        ragged = bool(absent.any())
-        index.append(flat.ravel())
-        real.append(offset + np.nonzero(~np.repeat(absent, h))[0])
-        offset += flat.size
-        shapes.append(flat.shape)
-        tokens.append(torch.from_numpy(token).to(device))
-        hidden.append(torch.from_numpy(absent).to(device) if ragged else None)
-        pad = torch.from_numpy(zeros[rows])[:, None, None].to(device)
-        pads.append(pad if zeros[rows].any() else None)
-    all_index, all_real = np.concatenate(index), np.concatenate(real)
-    return PackedRows(
-        torch.from_numpy(all_index).to(device),
-        torch.from_numpy(all_real).to(device) if len(all_real) < len(all_index) else None,
-        torch.from_numpy(all_index[all_real]).to(device),
-        tuple(shapes),
-        tuple(tokens),
-        tuple(hidden),
-        whole,
-        tuple(pads),
-    )
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
+    unit = group_heads if heads % group_heads == 0 else 1
+    plan = []
+    for rows in _calls(tokens, members):
+        longest = int(tokens[rows].max())
+        step = np.arange(longest if (tokens[rows] == longest).all() else -(-longest // LANES) * LANES)
+        short = step >= tokens[rows, None]
+        token = begin[of[rows], None] + group[rows, None] + ratio * np.minimum(step, tokens[rows, None] - 1)
+        width = int(members[rows[0]])
+        head = group[rows, None, None] * group_heads + np.arange(0, width, unit)
+
+        def rows_of(token: np.ndarray, pitch: int, head: np.ndarray = head) -> Tensor:
+            return tensor(((token[:, :, None] * pitch + head) // unit).ravel())
+
+        ours = np.where(short, total, token)
+        plan.append(
+            GatheredRows(
+                source=rows_of(token, pitch),
+                index=rows_of(ours, heads),
+                unit=unit,
+                heads=width,
+                tokens=tensor(ours),
+                mask=tensor(np.where(short, -np.inf, 0).astype(np.float32))[:, None, None]
+                if short.any()
+                else None,
+                whole=whole,
+                zeros=tensor(missing[rows])[:, None, None] if missing[rows].any() else None,
+            )
+        )
+    return plan
+
+
+def _calls(tokens: np.ndarray, members: np.ndarray) -> list[np.ndarray]:
+    """Row numbers of each kernel call: as many heads in each row, and similar numbers of tokens.
+
+    Rows fall into classes of length; a class joins the next longer one where filling its rows up,
+    and masking rows that needed none, costs less than a call.
+    """
+    calls = []
+    for heads in np.unique(members):
+        mine = np.nonzero(members == heads)[0]
+        longest = tokens[mine].max()
+        group = CALLS * tokens[mine] // longest  # the full rows are a class of their own
+        waiting = mine[:0]
+        for number in np.unique(group):
+            rows = mine[group == number]
+            if len(waiting):
+                top = tokens[rows].max()
+                filling = len(waiting) * (top**2 - tokens[waiting].max() ** 2)
+                masking = len(rows) * top**2 * MASK_COST if tokens[rows].min() == top else 0
+                if heads * (filling + masking) > CALL_COST:
+                    calls.append(waiting)
+                else:
+                    rows = np.concatenate((waiting, rows))
+            waiting = rows
+        calls.append(waiting)
+    return calls

@@ -75,17 +75,27 @@ def dilated_attention(
             f"q {tuple(q.shape)} {q.dtype}, k {tuple(k.shape)} {k.dtype}, v {tuple(v.shape)} {v.dtype}: "
             "expected three tensors [tokens, heads, width] of one shape and dtype"
         )
-    lengths = (q.shape[0],) if lengths is None else lengths
+    lengths = (q.shape[0],) if lengths is None else tuple(lengths)
     if sum(lengths) != q.shape[0] or min(lengths) < 1:
         raise UsageError(f"lengths {lengths} must be positive and sum to the {q.shape[0]} tokens of q")
     if padding not in MODES or gradient not in MODES:
         raise UsageError(f"padding {padding!r}, gradient {gradient!r}: each must be one of {MODES}")
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    plan = plan_rows(tuple(lengths), tuple(segments), tuple(ratios), q.shape[1], q.device)
-    kernel = backend(q.device, q.dtype)
-    return _DilatedAttention.apply(
-        q, k, v, log_size, plan, kernel, padding == "torchscale", gradient == "torchscale"
+    heads, width = q.shape[1:]
+    pitch = heads
+    if len(lengths) == 1:
+        q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
+    else:
+        pitch = q.stride(0) // width
+        if pitch % heads or any(x.stride() != (pitch * width, width, 1) for x in (q, k, v)):
+            q, k, v, pitch = q.contiguous(), k.contiguous(), v.contiguous(), heads
+    plan = plan_rows(lengths, tuple(segments), tuple(ratios), heads, pitch, q.device)
+    kernel, zero_keys = backend(q.device, q.dtype), padding == "torchscale"
+    if not torch.is_grad_enabled():  # torch.jit, which fvcore counts with, cannot look into a Function
+        return _joined(q, k, v, log_size, plan, kernel, zero_keys)[0][: len(q)]
+    out: Tensor = _DilatedAttention.apply(
+        q, k, v, log_size, plan, kernel, zero_keys, gradient == "torchscale"
     )
+    return out
 
 
 class _DilatedAttention(torch.autograd.Function):
@@ -101,65 +111,75 @@ class _DilatedAttention(torch.autograd.Function):
         zero_keys: bool,
         fixed_weights: bool,
     ) -> Tensor:
-        whole = plan[0].whole
-        out = (torch.empty if whole else torch.zeros)(q.shape, dtype=q.dtype, device=q.device)
-        wide = torch.promote_types(q.dtype, torch.float32)
-        lse = torch.full(q.shape[:2], -torch.inf, dtype=wide, device=q.device)
-        for rows in plan:
-            outs, lses = _attend(rows, q, k, v, log_size, kernel, zero_keys)
-            if rows.whole:
-                rows.put(out, outs)
-                rows.put(lse, lses)
-            else:
-                rows.merge(out, lse, outs, lses)
+        out, lse = _joined(q, k, v, log_size, plan, kernel, zero_keys)
+        if plan[0].spare:
+            out[-1], lse[-1] = 0, torch.inf  # what stands in short rows gets no gradient: p = exp(x - inf)
         ctx.save_for_backward(q, k, v, out, lse, log_size)
         ctx.plan, ctx.kernel, ctx.zero_keys, ctx.fixed_weights = plan, kernel, zero_keys, fixed_weights
-        return out
+        return out[: len(q)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse, log_size = ctx.saved_tensors
-        whole = ctx.plan[0].whole
-        grads = [
-            (torch.empty if whole else torch.zeros)(q.shape, dtype=q.dtype, device=q.device) for _ in "qkv"
-        ]
-        grad = grad.contiguous()
-        for rows in ctx.plan:
-            gs = rows.take_grad(grad)
+        plan, count = ctx.plan, len(q)
+        grad = torch.cat((grad, grad.new_zeros(1, *grad.shape[1:]))) if plan[0].spare else grad.contiguous()
+        grads = [_total(q, plan) for _ in "qkv"]
+        for rows in plan:
+            row_q, row_k, row_v = rows.take(q), rows.take(k), rows.take(v)
+            row_grad, row_lse = rows.take_total(grad), rows.take_total(lse)
             if ctx.fixed_weights:
-                outs, lses = _attend(rows, q, k, v, log_size, ctx.kernel, ctx.zero_keys)
-                weights = [(own - total).exp() for own, total in zip(lses, rows.take(lse), strict=True)]
-                gs = tuple(g * w.unsqueeze(-1).to(g.dtype) for g, w in zip(gs, weights, strict=True))
+                total_lse = row_lse
+                row_out, row_lse = _attend(rows, row_q, row_k, row_v, log_size, ctx.kernel, ctx.zero_keys)
+                row_grad = row_grad * (row_lse - total_lse).exp().unsqueeze(-1).to(grad.dtype)
             else:
-                outs, lses = rows.take(out), rows.take(lse)
-            calls = zip(
-                gs, rows.take(q), rows.take(k), rows.take(v), outs, lses, rows.biases(log_size), strict=True
-            )
-            for total, part in zip(
-                grads, zip(*(ctx.kernel.backward(*call) for call in calls), strict=True), strict=True
-            ):
+                row_out = rows.take_total(out)
+            parts = ctx.kernel.backward(row_grad, row_q, row_k, row_v, row_out, row_lse, rows.bias(log_size))
+            for total, part in zip(grads, parts, strict=True):
                 (rows.put if rows.whole else rows.add)(total, part)
         needed = zip(grads, ctx.needs_input_grad, strict=False)
-        return (*(x if wanted else None for x, wanted in needed), None, None, None, None, None)
+        return (*(x[:count] if wanted else None for x, wanted in needed), *(None,) * 5)
+
+
+def _joined(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_size: Tensor | None,
+    plan: tuple[Rows, ...],
+    kernel: Backend,
+    zero_keys: bool,
+) -> tuple[Tensor, Tensor]:
+    """All branches in one softmax: output [T + spare, H, d] and log-sum-exp [T + spare, H]."""
+    out = _total(q, plan)
+    lse = out.new_full(out.shape[:2], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+    for rows in plan:
+        new, new_lse = _attend(rows, rows.take(q), rows.take(k), rows.take(v), log_size, kernel, zero_keys)
+        if rows.whole:
+            rows.put(out, new)
+            rows.put(lse, new_lse)
+        else:
+            rows.mix(out, lse, new, new_lse)
+    return out, lse
+
+
+def _total(q: Tensor, plan: tuple[Rows, ...]) -> Tensor:
+    """[T + spare, H, d] for the sum over branches: zeros, unless the first branch fills it."""
+    new = q.new_empty if plan[0].whole else q.new_zeros
+    return new(len(q) + plan[0].spare, *q.shape[1:])
 
 
 def _attend(
     rows: Rows, q: Tensor, k: Tensor, v: Tensor, log_size: Tensor | None, kernel: Backend, zero_keys: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Output and log-sum-exp of each kernel call of these rows."""
-    outs, lses = [], []
-    calls = zip(rows.take(q), rows.take(k), rows.take(v), rows.biases(log_size), rows.zeros, strict=True)
-    for q_rows, k_rows, v_rows, bias, zeros in calls:
-        out, lse = kernel.forward(q_rows, k_rows, v_rows, bias)
-        if zero_keys and zeros is not None:
-            # n keys with logit 0 and value 0: e^lse grows by n, the sum of values does not
-            with_zeros = torch.logaddexp(lse, zeros.to(lse.dtype).log())
-            out = out * (lse - with_zeros).exp().unsqueeze(-1).to(out.dtype)
-            lse = with_zeros
-        outs.append(out)
-        lses.append(lse)
-    return outs, lses
+) -> tuple[Tensor, Tensor]:
+    """Output [R, h, M, d] and log-sum-exp [R, h, M] over the rows' own keys."""
+    out, lse = kernel.forward(q, k, v, rows.bias(log_size))
+    if zero_keys and rows.zeros is not None:
+        # n keys with logit 0 and value 0: e^lse grows by n, the sum of values does not
+        with_zeros = torch.logaddexp(lse, rows.zeros.to(lse.dtype).log())
+        out = out * (lse - with_zeros).exp().unsqueeze(-1).to(out.dtype)
+        lse = with_zeros
+    return out, lse
 
 
 def dilated_attention_reference(
