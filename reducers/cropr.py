@@ -10,7 +10,8 @@ Bergner et al., "Token Cropr", arXiv 2412.00965; SLIM puts one behind every bloc
 
 The official code lets [CLS] into the aggregator's softmax although it is never ranked: a shortcut past the
 patches that is a switch here. Its recipe trains Cropr faster than the blocks by way of layer decay; here
-that is `lr_scale`. It returns tokens by descending score; here that is `order=score`.
+that is `lr_scale`, and the query is faster still: Adam moves every number by about the learning rate, and
+where weights live at 0.02 a query has to reach several units before its softmax singles patches out. It returns tokens by descending score; here that is `order=score`.
 Count class `exact`, O(N D).
 """
 
@@ -52,6 +53,9 @@ class Cropr(Pruner):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         hidden = int(mlp_ratio * dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def lr_scale_of(self, parameter: str) -> float:
+        return 20 * self.lr_scale if parameter == "query" else self.lr_scale
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return tokens.x.float() @ self.query

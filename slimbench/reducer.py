@@ -161,7 +161,7 @@ class Reducer(nn.Module):
     max_drop    largest share of tokens that one round may take (ToMe: a half); beyond it, rounds
     supervised  True if `supervise` returns a summary that the trainer aligns with the report
     detach      True if the summary sends no gradient into the encoder: `supervise` then sees detached tokens
-    lr_scale    its learning rate as a multiple of the encoder's
+    lr_scale    its learning rate as a multiple of the encoder's; by parameter in `lr_scale_of`
     ordered     True if its choice depends on the order of the rows, and not only on the tokens themselves
     """
 
@@ -192,6 +192,10 @@ class Reducer(nn.Module):
         """Training only, at every call: a summary [D] of all N tokens, which the trainer aligns with the
         report; `supervised` says that there is one."""
         return None
+
+    def lr_scale_of(self, parameter: str) -> float:
+        """Learning rate of the parameter of that name (as in named_parameters) over the encoder's."""
+        return self.lr_scale
 
     @final  # type: ignore[misc]  # torch types forward as an attribute
     def forward(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
@@ -263,7 +267,7 @@ class Reducer(nn.Module):
     def _in_order(self, reduction: Reduction, before: Tokens) -> Reduction:
         """Rows back in raster order: a token at the place of its heaviest member, a made one (origin -1)
         at the mean place of its members, one without members at the end."""
-        if reduction.assign is None or isinstance(self, Pruner):
+        if reduction.assign is None or isinstance(self, (Pruner, Merger)):
             return reduction
         n, k = len(before), len(reduction.tokens)
         group = torch.where(reduction.assign < 0, k, reduction.assign)  # the dropped are group k
@@ -332,17 +336,19 @@ class Merger(Reducer):
     @final
     def reduce(self, tokens: Tokens, keep: int, context: Context) -> Reduction:
         group, weight = self.assign(tokens, keep, context)
-        if (
-            group.shape != (len(tokens),)
-            or int(group.min()) < 0
-            or len(group.unique()) != int(group.max()) + 1
-        ):
+        fits = group.shape == (len(tokens),) and int(group.min()) >= 0
+        if not fits or not bool((members := torch.bincount(group)).all()):
             raise ReducerError(
                 f"{type(self).__name__}: assign must give each of {len(tokens)} tokens a group in "
                 f"[0, {keep}), and each group a member",
                 "patches",
             )
-        return Reduction(tokens.merge(group, int(group.max()) + 1, weight), assign=group)
+        # Numbered by the row they will stand at, the groups leave in raster order.
+        order = heaviest(group, len(members), tokens.size if weight is None else weight).argsort()
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        group = rank[group]
+        return Reduction(tokens.merge(group, len(members), weight), assign=group)
 
 
 class Pooler(Reducer):

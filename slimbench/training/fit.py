@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimbench.cohorts.cohort import Slide
-from slimbench.encoder import Plan
+from slimbench.encoder import BlockEncoder, Plan
 from slimbench.errors import CohortError, SlimbenchError
 from slimbench.seeds import seed_of
 from slimbench.training.contrastive import text_ids
@@ -49,9 +50,15 @@ def fit(
             "name a reports table in the cohort file"
         )
     device = load.device
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.lr, betas=(0.9, recipe.beta2))
+    groups = parameter_groups(model, recipe)
+    # Reducers are clipped apart: under one norm their auxiliary losses would set the encoder's step size.
+    clipped_together = [
+        [parameter for group in groups if group["of_reducer"] is which for parameter in group["params"]]
+        for which in (False, True)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
     base_lrs = [group["lr"] for group in optimizer.param_groups]
-    if hasattr(model.encoder, "checkpointing"):
+    if isinstance(model.encoder, BlockEncoder):
         model.encoder.checkpointing = recipe.checkpointing
     model.train()
     step, smoothed, losses = 0, math.nan, []
@@ -80,10 +87,8 @@ def fit(
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            for group in optimizer.param_groups:
-                # Reducers are clipped apart: under one norm their auxiliary losses would set the
-                # encoder's step size.
-                nn.utils.clip_grad_norm_(group["clip_with"], recipe.clip) if group["clip_with"] else None
+            for together in clipped_together:
+                nn.utils.clip_grad_norm_(together, recipe.clip)
             optimizer.step()
             step += 1
             epoch_losses.append(value)
@@ -102,34 +107,29 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def parameter_groups(model: Aligned, recipe: Recipe) -> list[dict[str, object]]:
+def parameter_groups(model: Aligned, recipe: Recipe) -> list[dict[str, Any]]:
     """Encoder and reducers apart, each with and without weight decay (none on vectors and scalars).
 
-    A reducer learns `lr_scale` times as fast, and so do the heads that supervise it.
+    A reducer learns at its own multiple of the rate, and so do the heads that supervise it.
     """
     scale_of: dict[int, float] = {}
     for name, reducer in reducers_of(model.encoder):
-        members = [*reducer.parameters()]
+        scale_of.update({id(p): reducer.lr_scale_of(own) for own, p in reducer.named_parameters()})
         if name in model.summary_heads:
-            members += [*model.summary_heads[name].parameters(), model.summary_log_scales[name]]
-        scale_of.update({id(parameter): reducer.lr_scale for parameter in members})
+            heads = [*model.summary_heads[name].parameters(), model.summary_log_scales[name]]
+            scale_of.update({id(parameter): reducer.lr_scale for parameter in heads})
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
             of_reducer = id(parameter) in scale_of
             key = (of_reducer, scale_of.get(id(parameter), 1.0), parameter.ndim >= 2)
             groups.setdefault(key, []).append(parameter)
-    made: list[dict[str, object]] = []
-    for (of_reducer, scale, decayed), members in groups.items():
-        together = [p for key, group in groups.items() if key[0] == of_reducer for p in group]
-        first = all(group["of_reducer"] != of_reducer for group in made)
-        made.append(
-            {
-                "params": members,
-                "lr": recipe.lr * scale,
-                "weight_decay": recipe.weight_decay if decayed else 0.0,
-                "of_reducer": of_reducer,
-                "clip_with": together if first else [],
-            }
-        )
-    return made
+    return [
+        {
+            "params": members,
+            "lr": recipe.lr * scale,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "of_reducer": of_reducer,
+        }
+        for (of_reducer, scale, decayed), members in groups.items()
+    ]

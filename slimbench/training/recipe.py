@@ -43,6 +43,7 @@ RECIPES = {
         warmup=1.0,
         lr=2e-3,
         weight_decay=0.05,
+        batch=8,
         shared=64,
         scale=12.2,
         scale_max=50.0,
