@@ -66,23 +66,26 @@ class Tokens:
     def merge(self, assign: Tensor, count: int, weight: Tensor | None = None) -> Tokens:
         """`count` tokens, token k the weighted mean of those with assign == k.
 
-        assign  [N] int64 in [-1, count); -1 drops the token; every k must have a member
+        assign  [N] int64 in [0, count); every k must have a member
         weight  [N] fp32, positive: the weights of the mean; default `size` (ToMe, arXiv 2210.09461)
 
         Embeddings and coordinates are averaged in fp32, sizes are summed, and a merged token
         stands at its heaviest member (the first of equals).
         """
-        if bool((assign < 0).any()):
-            kept = (assign >= 0).nonzero().squeeze(1)
-            return self.take(kept).merge(assign[kept], count, None if weight is None else weight[kept])
         w = self.size if weight is None else weight.float()
-        total = w.new_zeros(count).index_add(0, assign, w)
-        share = (w / total[assign]).unsqueeze(1)
-        x = torch.zeros(count, self.x.shape[1], dtype=torch.float32, device=self.device)
-        x = x.index_add(0, assign, self.x.float() * share)
-        coords = self.coords.new_zeros(count, 2).index_add(0, assign, self.coords * share)
+        share = w / w.new_zeros(count).index_add(0, assign, w)[assign]
+        stands = heaviest(assign, count, w)
+        joins = torch.ones_like(assign, dtype=torch.bool).index_fill(0, stands, False).nonzero().squeeze(1)
+
+        def mean(part: Tensor) -> Tensor:
+            """[count, ...] fp32: the row a group stands at, moved towards each row that joins it; rows that
+            nothing joins are only copied, and those are most."""
+            first = part.index_select(0, stands).float()
+            towards = part.index_select(0, joins).float() - part.index_select(0, stands[assign[joins]])
+            return first.index_add_(0, assign[joins], towards * share[joins].unsqueeze(1))
+
         size = self.size.new_zeros(count).index_add(0, assign, self.size)
-        return Tokens(x.to(self.x.dtype), coords, size, self.origin[heaviest(assign, count, w)])
+        return Tokens(mean(self.x).to(self.x.dtype), mean(self.coords), size, self.origin[stands])
 
     def append(self, x: Tensor, coords: Tensor, size: Tensor) -> Tokens:
         """These tokens followed by made ones: x [M, D], coords [M, 2], size [M]; their origin is -1."""

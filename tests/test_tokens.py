@@ -68,13 +68,6 @@ def test_merge_is_the_weighted_mean_of_each_group(n: int, seed: int, weighted: b
     assert merged.size.sum() == tokens.size.sum()
 
 
-def test_merge_drops_what_is_assigned_to_nobody() -> None:
-    tokens = tokens_of(4)
-    merged = tokens.merge(torch.tensor([1, -1, 0, 1]), 2)
-    assert torch.equal(merged.x[0], tokens.x[2])
-    assert merged.size.sum() == tokens.size.sum() - tokens.size[1]
-
-
 def test_merge_averages_bf16_in_fp32() -> None:
     tokens = Tokens.of(torch.tensor([[256.0], [1.0]] * 100).bfloat16())
     merged = tokens.merge(torch.zeros(200, dtype=torch.int64), 1)
