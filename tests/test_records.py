@@ -154,9 +154,13 @@ def test_weights_made_by_other_code_are_trained_again(store):
         epochs=1, steps=1, parameters=1, first_loss=1, last_loss=1, seconds=1, source=source_hash()
     )
     assert store.trained("ab" * 8) is None
-    store.write_weights("ab" * 8, b"weights", facts)
+    weights = store.weights("ab" * 8)
+    write_whole(weights.with_suffix(".json"), facts.model_dump_json().encode(), replace=True)
+    assert store.trained("ab" * 8) is None  # the weights are gone
+    write_whole(weights, b"weights", replace=True)
     assert store.trained("ab" * 8) == facts
-    store.write_weights("ab" * 8, b"weights", facts.model_copy(update={"source": "other"}))
+    other = facts.model_copy(update={"source": "other"})
+    write_whole(weights.with_suffix(".json"), other.model_dump_json().encode(), replace=True)
     assert store.trained("ab" * 8) is None
 
 

@@ -121,16 +121,12 @@ class Store:
         """Where the weights of a training lie, as safetensors."""
         return self.out / MODELS / f"{training_key}.safetensors"
 
-    def write_weights(self, training_key: str, data: bytes, facts: Training) -> None:
-        """Keep trained weights for other cells; the facts come last and say that the weights are whole."""
-        write_whole(self.weights(training_key), data, replace=True)
-        write_whole(self._facts(training_key), facts.model_dump_json().encode(), replace=True)
-
     def forget_training(self, training_key: str) -> None:
         """Have the weights trained again."""
         self._facts(training_key).unlink(missing_ok=True)
 
     def _facts(self, training_key: str) -> Path:
+        """Written after the weights: that it is there says that they are whole."""
         return self.weights(training_key).with_suffix(".json")
 
     def write_predictions(self, key: str, task: str, frame: pd.DataFrame) -> str:
