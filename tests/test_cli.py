@@ -32,8 +32,12 @@ OPTIONS = {
     "--trained-at --out --timeout --rerun --dry-run",
     "leaderboard": "--format --task",
     "export": "",
+    "compare": "--out --format",
+    "score": "--intervals --format",
     "list": "",
     "doctor": "",
+    "profile": "--reducer --rates --encoder --tokens --cohort --slides --dim --schedule --precision --repeats "
+    "--format --out",
     "data check": "--read --no-read",
     "data init": "",
     "data split": "--out --fractions --minimum --by --seed",
@@ -67,6 +71,7 @@ def examples() -> list[str]:
 
 def test_no_option_has_lost_its_name():
     there = dict(commands())
+    assert set(there) == set(OPTIONS)
     for name, words in OPTIONS.items():
         assert options(there[name]) == set(words.split()), name
 

@@ -20,11 +20,14 @@ from slimbench.errors import UsageError
 from slimbench.leaderboard.board import leaderboard
 from slimbench.leaderboard.compare import Comparison
 from slimbench.leaderboard.escape import csv_text, latex, markdown, one_line, plain
+from slimbench.leaderboard.explain import explain
 from slimbench.leaderboard.html import to_html
 from slimbench.leaderboard.pareto import ticks
-from slimbench.leaderboard.published import published
+from slimbench.leaderboard.published import published, sources
 from slimbench.leaderboard.render import print_tables, to_csv, to_latex, to_markdown
 from slimbench.leaderboard.rows import mean_pool, rows, tasks_of, unpruned
+from slimbench.leaderboard.score import doubts, score
+from slimbench.leaderboard.score import table as score_table
 from slimbench.leaderboard.table import Table, number
 from slimbench.leaderboard.tidy import write_tidy
 from slimbench.runs.record import Cell, Failure, Identity, Kept, MetricValue, Record, TaskOutcome
@@ -379,6 +382,62 @@ def test_equal_rows_are_told_apart_in_no_more_than_one_study_of_twenty():
         (found,) = comparison.against({1: comparison.rows[0]}).values()
         wrong += found.verdict != "not told apart"
     assert wrong <= 5
+
+
+def test_a_study_of_two_cells_names_what_differs_before_their_numbers():
+    study = Study()
+    one, other = study.record("cropr", 0, 4.0), study.record("none", 0, 1.0, 0.0)
+    other = other.model_copy(update={"provenance": {"source": "s", "machine": {"cores": 64}}})
+    origin, numbers = explain(one, other, study.read)
+    differing = {line["what differs"]: (line[one.key], line[other.key]) for line in cells_of(origin)}
+    assert differing["cell reducer"] == ("cropr", "none") and differing["provenance machine cores"] == (
+        "",
+        "64",
+    )
+    assert "provenance source" not in differing and "cell encoder" not in differing
+    lines = {line["metric"]: line for line in cells_of(numbers)}
+    pair = compare(study.read("cropr-0.9-0"), study.read("none-0.0-0"), CLASSES, "accuracy")
+    assert lines["accuracy"]["Δ"] == f"{pair.difference:+.3f}" and lines["accuracy"]["p"] == f"{pair.p:.2g}"
+    assert "no verdict" in numbers.notes[0]
+    assert cells_of(explain(one, one, study.read)[0]) == []
+
+
+def test_scores_come_out_of_the_predictions_and_a_false_claim_is_found():
+    study = Study()
+    honest = study.record("cropr", 0, 2.0)
+    measured = {each.found.name: each for each in score([honest], study.read)}
+    assert not measured["accuracy"].differs and measured["accuracy"].found.low is not None
+    claimed = study.record("tome", 0, 2.0)
+    outcome = claimed.tasks["linear-probe"]
+    better = [metric.model_copy(update={"value": 0.99}) for metric in outcome.metrics]
+    tasks = {"linear-probe": outcome.model_copy(update={"metrics": tuple(better)})}
+    claimed = claimed.model_copy(update={"tasks": tasks})
+    assert all(each.differs for each in score([claimed], study.read))
+    assert {line["record"] for line in cells_of(score_table(list(score([honest, claimed], study.read))))} == {
+        "same",
+        "differs",
+    }
+    with pytest.raises(FileNotFoundError):
+        list(score([record(predictions="gone")], study.read))
+
+
+def test_the_published_numbers_tell_the_size_of_their_test_sets_and_the_kind_of_their_kappas():
+    messages = [f"{finding.where}: {finding.message}" for finding in doubts([], sources())]
+    assert any("TCGA" in text and "k/63" in text and "one slide is 0.0159" in text for text in messages)
+    assert any("EBRAINS" in text and "k/232" in text for text in messages)
+    assert any(
+        "kappa_linear 0.927 is above the accuracy 0.905: it cannot be unweighted" in text for text in messages
+    )
+
+
+def test_numbers_that_cannot_be_are_found_in_our_own_records():
+    wrong = record(accuracy=1.2)
+    assert any("outside its range" in finding.message for finding in doubts([wrong], []))
+    outcome = record(accuracy=0.805).tasks["linear-probe"]
+    counted = outcome.model_copy(update={"facts": outcome.facts | {"intervals": {}}})
+    odd = record().model_copy(update={"tasks": {"linear-probe": counted}})
+    assert any("no multiple of 1/100" in finding.message for finding in doubts([odd], []))
+    assert doubts([record(accuracy=0.81)], []) == []
 
 
 # --- formats --------------------------------------------------------------------------------------------

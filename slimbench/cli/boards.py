@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from slimbench.leaderboard.table import Table
     from slimbench.runs.record import Record
 
 OutFolder = Annotated[Path, typer.Argument(metavar="[OUT]", help="A results folder.")]
@@ -47,23 +48,17 @@ def leaderboard(
       slimbench leaderboard slimbench-out --task linear-probe --format latex
       slimbench leaderboard slimbench-out --format html > leaderboard.html
     """
-    from slimbench.errors import UsageError
     from slimbench.leaderboard.board import leaderboard as build
     from slimbench.leaderboard.compare import reader
     from slimbench.leaderboard.html import to_html
     from slimbench.leaderboard.published import published
-    from slimbench.leaderboard.render import FORMATS, print_tables
 
-    if format not in ("rich", "html", *FORMATS):
-        raise UsageError(f"no format is called {format!r}; known: rich, {', '.join(FORMATS)}, html")
-    records = _records(out)
+    records = records_of(out)
     tables = (*build(records, tasks or (), reader(out)), *published())
-    if format == "rich":
-        print_tables(tables, console())
-    elif format == "html":
+    if format == "html":
         sys.stdout.write(to_html(records, tables))
     else:
-        sys.stdout.write(FORMATS[format](tables))
+        written(tables, format)
 
 
 def export(out: OutFolder = Path("slimbench-out")) -> None:
@@ -75,7 +70,7 @@ def export(out: OutFolder = Path("slimbench-out")) -> None:
     """
     from slimbench.leaderboard.tidy import write_tidy
 
-    write_tidy(_records(out), sys.stdout)
+    write_tidy(records_of(out), sys.stdout)
 
 
 def after_sweep(records: Sequence[Record], out: Path) -> None:
@@ -88,7 +83,7 @@ def after_sweep(records: Sequence[Record], out: Path) -> None:
     from slimbench.leaderboard.render import print_tables, to_markdown
     from slimbench.runs.store import Store, write_whole
 
-    every = _records(out)
+    every = records_of(out)
     tables = build(every, read=reader(out))
     print_tables(tables, console())
     files = {"leaderboard.md": to_markdown, "leaderboard.html": lambda tables: to_html(every, tables)}
@@ -106,7 +101,7 @@ def after_sweep(records: Sequence[Record], out: Path) -> None:
         print(f"{cells} cell{'s' * (cells > 1)} failed: {reason}", file=sys.stderr)
 
 
-def _records(out: Path) -> list[Record]:
+def records_of(out: Path) -> list[Record]:
     """The readable records of a folder; names the others on standard error."""
     from slimbench.errors import RecordError
     from slimbench.leaderboard.escape import one_line
@@ -122,7 +117,22 @@ def _records(out: Path) -> list[Record]:
     return list(scan.records.values())
 
 
-def console() -> Console:
+def written(tables: Iterable[Table], format: str) -> None:
+    """Write tables to standard output; UsageError for a format that is not known."""
+    from slimbench.errors import UsageError
+    from slimbench.leaderboard.render import FORMATS, print_tables
+
+    if format == "rich":
+        print_tables(tables, console())
+    elif format in FORMATS:
+        sys.stdout.write(FORMATS[format](tables))
+    else:
+        raise UsageError(f"no format is called {format!r}; known: rich, {', '.join(FORMATS)}")
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that breaks no line where nobody looks at a screen."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    seen = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(highlight=False, stderr=stderr, width=None if seen else WIDE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slimbench.leaderboard.rows import Row, Value, unpruned
-from slimbench.leaderboard.table import EMPTY, Cell, Column, count, interval, number, percent, words
+from slimbench.leaderboard.table import EMPTY, Cell, Column, count, interval, number, percent, signed, words
 
 if TYPE_CHECKING:
     from slimbench.leaderboard.compare import Difference
@@ -118,7 +118,7 @@ def against(task: str, name: str, shown: list[Row], found: dict[int, Difference]
     return [
         Field(
             Column(f"Δ {name}", task, rank=rank),
-            of(lambda d: Cell(f"{d.mean:+.3f}".replace("-", "−"), d.mean)),
+            of(lambda d: signed(d.mean)),
         ),
         Field(
             Column(f"95 % Δ {name}", task, rank=rank + 2, ends=True), of(lambda d: interval(d.low, d.high))

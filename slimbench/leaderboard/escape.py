@@ -48,8 +48,9 @@ def markdown(text: str) -> str:
 
 
 def latex(text: str) -> str:
-    """`text` as LaTeX that prints it as it is."""
-    return "".join(_LATEX.get(character, character) for character in one_line(text))
+    """`text` as LaTeX that prints it as it is, a minus as a minus."""
+    minus = re.sub(r"(?<!\S)-(?=\d)", "−", one_line(text))
+    return "".join(_LATEX.get(character, character) for character in minus)
 
 
 def csv_text(text: str) -> str:

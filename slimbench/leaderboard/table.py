@@ -62,6 +62,12 @@ def number(value: float | None, digits: int = 3) -> Cell:
     return Cell(f"{value:.{digits if size < 10 else 1}f}", value)
 
 
+def signed(value: float | None) -> Cell:
+    """A difference: `+0.102`, `-1.20 T`."""
+    cell = number(value)
+    return cell if value is None or value < 0 else Cell(f"+{cell.text}", value)
+
+
 def interval(low: float | None, high: float | None) -> Cell:
     """`0.910 to 0.954`."""
     if low is None or high is None:
