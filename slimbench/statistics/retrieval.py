@@ -22,7 +22,7 @@ from torch import Tensor
 from slimbench.errors import UsageError
 from slimbench.statistics.metrics import FloatArray, IntArray
 
-_TILE, _BAND = 1024, 64  # scores per product, and rows of them that stay in cache while they are counted
+_TILE, _BAND = 2048, 32  # scores per product, and rows of them that stay in cache while they are counted
 _EXACT = 20_000  # up to this many items scores are float64
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 2.4e-7}  # rounding of a dot product of unit vectors
 
@@ -88,42 +88,40 @@ def rank_pairs(
     text_of = torch.from_numpy(owner)
     own = torch.cat([(a * y[b]).sum(1) for a, b in zip(x.split(_TILE), text_of.split(_TILE), strict=True)])
     best = torch.full((m,), -torch.inf, dtype=dtype).scatter_reduce_(0, text_of, own, "amax")
-    rows, columns = _Counter(own, dim=1), _Counter(best, dim=0)
+    above_row, above_column = _bounds(own).unsqueeze(2), _bounds(best).unsqueeze(1)
+    row_counts, column_counts = (torch.zeros(2, count, dtype=torch.float64) for count in (n, m))
     tile, above = torch.empty(_TILE * _TILE, dtype=dtype), torch.empty(2 * _BAND * _TILE, dtype=dtype)
     for top in range(0, n, _TILE):
-        a, of_a = x[top : top + _TILE], text_of[top : top + _TILE]
+        rows = slice(top, top + _TILE)
+        bands = above_row[:, rows].split(_BAND, 1), row_counts[:, rows].split(_BAND, 1)
         for left in range(0, m, _TILE):
-            b = y[left : left + _TILE]
+            columns = slice(left, left + _TILE)
+            a, b = x[rows], y[columns]
             scores = torch.mm(a, b.T, out=tile[: len(a) * len(b)].view(len(a), len(b)))
-            mine = torch.nonzero((of_a >= left) & (of_a < left + len(b)))[:, 0]
-            scores[mine, of_a[mine] - left] = -torch.inf
-            for start, band in enumerate(scores.split(_BAND)):
-                at = top + start * _BAND
+            mine = torch.nonzero((text_of[rows] >= left) & (text_of[rows] < left + _TILE))[:, 0]
+            scores[mine, text_of[rows][mine] - left] = -torch.inf
+            above_tile, tile_counts = above_column[:, :, columns], column_counts[:, columns]
+            for band, above_band, band_counts in zip(scores.split(_BAND), *bands, strict=True):
                 buffer = above[: 2 * band.numel()].view(2, *band.shape)
-                rows.add(band, slice(at, at + len(band)), buffer)
-                columns.add(band, slice(left, left + len(b)), buffer)
+                # Comparisons into floats and their sums are vectorised on the CPU; booleans are not.
+                torch.gt(band, above_band, out=buffer)
+                band_counts += buffer.sum(2)
+                torch.gt(band, above_tile, out=buffer)
+                tile_counts += buffer.sum(1)
     positives = np.bincount(owner, minlength=m)
-    return rows.ranks(np.full(n, m)), columns.ranks(n - positives + 1)
+    return _ranks(row_counts, np.full(n, m)), _ranks(column_counts, n - positives + 1)
 
 
-class _Counter:
-    """G and G + E of one direction, added up band by band. dim: the one of a band that holds wrong answers."""
+def _bounds(own: Tensor) -> Tensor:
+    """[2, Q]: above the first a score is better than the own one, above the second not worse."""
+    tolerance = _TOLERANCE[own.dtype]
+    return torch.stack([own + tolerance, own - tolerance])
 
-    def __init__(self, own: Tensor, dim: int) -> None:
-        tolerance = _TOLERANCE[own.dtype]
-        self.bounds = torch.stack([own + tolerance, own - tolerance]).unsqueeze(dim + 1)
-        self.counts = torch.zeros(2, len(own), dtype=torch.float64)
-        self.dim = dim
 
-    def add(self, band: Tensor, queries: slice, buffer: Tensor) -> None:
-        bounds = self.bounds.narrow(2 - self.dim, queries.start, queries.stop - queries.start)
-        # Comparisons into floats and their sums are vectorised on the CPU; booleans are not.
-        torch.gt(band, bounds, out=buffer)
-        self.counts[:, queries] += buffer.sum(self.dim + 1)
-
-    def ranks(self, gallery: NDArray[np.int64]) -> Ranks:
-        better, not_worse = self.counts.long().numpy()
-        return Ranks(better, not_worse - better, gallery.astype(np.int64))
+def _ranks(counts: Tensor, gallery: NDArray[np.int64]) -> Ranks:
+    """From counts [2, Q] above the two bounds."""
+    better, not_worse = counts.long().numpy()
+    return Ranks(better, not_worse - better, gallery.astype(np.int64))
 
 
 def query_values(predictions: pd.DataFrame, name: str) -> FloatArray:
