@@ -9,9 +9,12 @@ Bergner et al., "Token Cropr", arXiv 2412.00965; SLIM puts one behind every bloc
     gradient   stops at x: the module learns from the encoder and the encoder does not learn from it.
 
 The official code lets [CLS] into the aggregator's softmax although it is never ranked: a shortcut past the
-patches that is a switch here. Its recipe trains Cropr faster than the blocks by way of layer decay; here
-that is `lr_scale`, and the query is faster still: Adam moves every number by about the learning rate, and
-where weights live at 0.02 a query has to reach several units before its softmax singles patches out. It returns tokens by descending score; here that is `order=score`.
+patches that is a switch here (`aggregate_cls`). It returns tokens by descending score; here that is
+`order=score`. Its recipe trains Cropr faster than the blocks by way of layer decay; here that is `lr_scale`.
+
+Different from the source: the query learns 20 times as fast again. Adam moves every number by about the
+learning rate, and where weights live at 0.02 a query has to reach several units before its softmax singles
+patches out.
 Count class `exact`, O(N D).
 """
 

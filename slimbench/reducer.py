@@ -267,8 +267,8 @@ class Reducer(nn.Module):
     def _in_order(self, reduction: Reduction, before: Tokens) -> Reduction:
         """Rows back in raster order: a token at the place of its heaviest member, a made one (origin -1)
         at the mean place of its members, one without members at the end."""
-        if reduction.assign is None or isinstance(self, (Pruner, Merger)):
-            return reduction
+        if reduction.assign is None or isinstance(self, (Pruner, Merger, Pooler)):
+            return reduction  # they number their tokens themselves
         n, k = len(before), len(reduction.tokens)
         group = torch.where(reduction.assign < 0, k, reduction.assign)  # the dropped are group k
         place = heaviest(group, k + 1, before.size)[:k].float()
@@ -352,7 +352,7 @@ class Merger(Reducer):
 
 
 class Pooler(Reducer):
-    """Mixes all tokens into slots; write `weights`."""
+    """Mixes all tokens into slots, which leave in the order of the slots; write `weights`."""
 
     def weights(self, tokens: Tokens, keep: int, context: Context) -> Tensor:
         """[K, N] fp32, non-negative, each row summing to 1: slot k is the mean of x under row k."""

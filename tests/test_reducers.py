@@ -15,13 +15,15 @@ from torch.nn.functional import elu, gelu, normalize
 
 import slimbench.reducers as room
 from slimbench.conformance.cases import MadeAttention, made_context, made_slide
+from slimbench.encoder import BlockEncoder, Plan, SlideInput
 from slimbench.errors import UsageError
 from slimbench.reducer import Context, Reducer
 from slimbench.reducers.ats import inverse_transform_sample
 from slimbench.reducers.dpc_knn import density_peaks
 from slimbench.reducers.grid_pool import finest_cells, topped_up
 from slimbench.reducers.tome import bipartite_match
-from slimbench.registry import reducers
+from slimbench.registry import encoders, reducers
+from slimbench.schedule import Geometric, Once, Schedule
 from slimbench.tokens import Tokens
 
 DIM = 12
@@ -81,12 +83,12 @@ def test_none_keeps_all_whatever_is_asked() -> None:
 
 def test_random_draws_every_subset_equally_often() -> None:
     tokens, reducer, seen = slide(4), built("random"), torch.zeros(4, 4)
-    for seed in range(3000):
+    for seed in range(1200):
         kept = reducer(tokens, 2, Context(tokens, tokens.x[0], 1, seed)).tokens.origin
         seen[kept[0], kept[1]] += 1
     pairs = seen[seen > 0]
-    assert len(pairs) == 6  # 3000 draws of 6 pairs: 500 each, standard deviation 20
-    assert (pairs - 500).abs().max() < 100
+    assert len(pairs) == 6  # 1200 draws of 6 pairs: 200 each, standard deviation 13
+    assert (pairs - 200).abs().max() < 60
 
 
 @pytest.mark.parametrize(("n", "keep"), [(2, 1), (10, 3), (10, 9), (101, 100), (17182, 3436)])
@@ -133,7 +135,10 @@ def test_reverse_trains_the_inner_reducer() -> None:
     tokens, inside, around = slide(30), built("reverse(cropr:detach=false)"), built("cropr:detach=false")
     summaries = [r(tokens, 5, context(tokens, training=True)).summary for r in (inside, around)]
     assert torch.equal(*summaries)
-    assert (inside.detach, inside.lr_scale) == (False, around.lr_scale)
+    assert inside.detach is False
+    assert {name.removeprefix("of."): inside.lr_scale_of(name) for name, _ in inside.named_parameters()} == {
+        name: around.lr_scale_of(name) for name, _ in around.named_parameters()
+    }
 
 
 def test_reverse_refuses_a_reducer_without_scores() -> None:
@@ -420,10 +425,10 @@ def test_gated_topk_samples_in_training_as_the_softmax_of_its_logits_says() -> N
     tokens, reducer = slide(4), built("gated-topk")
     expected = reducer.logits(tokens.x).softmax(0)
     around, seen = context(tokens, training=True), torch.zeros(4)
-    for seed in range(2000):
+    for seed in range(1000):
         one = Context(tokens, around.cls, 1, seed, training=True)
         seen[reducer(tokens, 1, one).tokens.origin] += 1
-    assert (seen / 2000 - expected).abs().max() < 0.05  # standard deviation at most 0.011
+    assert (seen / 1000 - expected).abs().max() < 0.08  # standard deviation at most 0.016
 
 
 def test_gated_topk_at_inference_keeps_the_widest_gates() -> None:
@@ -451,9 +456,65 @@ def test_tokenlearner_slots_are_softmax_means_and_share_out_the_patches() -> Non
     reduction = reducer(tokens, 11, context(tokens))
     logits = reducer.mlp.double()(reducer.norm.double()(tokens.x.double()))
     weight = (logits.exp() / logits.exp().sum(0)).T  # [slots, N]
-    slots = weight @ tokens.x.double()
-    order = [int((slots - row.double()).norm(dim=1).argmin()) for row in reduction.tokens.x]
-    assert sorted(order) == [0, 1, 2, 3]
-    assert torch.allclose(reduction.tokens.x.double(), slots[order], atol=1e-5)
-    assert torch.allclose(reduction.tokens.size.double(), (weight / weight.sum(0)).sum(1)[order], atol=1e-4)
-    assert torch.equal(reduction.assign, torch.tensor([order.index(int(slot)) for slot in weight.argmax(0)]))
+    assert torch.allclose(reduction.tokens.x.double(), weight @ tokens.x.double(), atol=1e-5)
+    assert torch.allclose(reduction.tokens.size.double(), (weight / weight.sum(0)).sum(1), atol=1e-4)
+    assert torch.allclose(reduction.tokens.coords.double(), weight @ tokens.coords.double(), atol=1e-4)
+    assert torch.equal(reduction.assign, weight.argmax(0))
+
+
+# --- all of them, between the blocks of an encoder -----------------------------------------------
+
+SPECS = [*sorted(set(room.BUILT_INS) - {"reverse", "tokenlearner"}), "reverse(cropr)", "tokenlearner:slots=3"]
+
+
+def slides(*sizes: int) -> list[SlideInput]:
+    return [
+        SlideInput(f"slide-{n}", slide(n), torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.2)
+        for n in sizes
+    ]
+
+
+def placed(spec: str) -> BlockEncoder:
+    torch.manual_seed(2)
+    encoder = encoders.build("slim-tiny", input_dim=DIM)
+    encoder.place_reducers(lambda dim: reducers.build(spec, dim=dim), schedule_of(spec))
+    assert isinstance(encoder, BlockEncoder)
+    return encoder.eval()
+
+
+def schedule_of(spec: str) -> Schedule:
+    """Slots made of slots of slots are nearly equal, and rounding decides which is which."""
+    return Once() if spec.startswith("tokenlearner") else Geometric()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_in_an_encoder_a_slide_is_reduced_alike_alone_and_in_a_batch(spec: str) -> None:
+    encoder, batch = placed(spec), slides(1, 2, 3, 90)
+    plan = Plan(schedule_of(spec), rate=0.8, trace=True)
+    with torch.no_grad():
+        together = encoder(batch, plan)
+        assert together.embedding.isfinite().all()
+        for number, one in enumerate(batch):
+            alone = encoder([one], plan)
+            assert alone.counts[0] == together.counts[number]
+            assert torch.allclose(alone.embedding[0], together.embedding[number], atol=1e-4)
+            ours, theirs = alone.traces[0], together.traces[number]
+            assert torch.equal(ours.token_of_patch(), theirs.token_of_patch())
+            assert len(ours.token_of_patch()) == len(one.tokens)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_in_an_encoder_checkpointing_changes_no_gradient(spec: str) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        encoder = placed(spec).train()
+        encoder.checkpointing = checkpointing
+        encoded = encoder(slides(1, 40), Plan(schedule_of(spec), rate=0.8))
+        parts = [encoded.embedding, *encoded.summaries.values()]
+        sum(
+            (part.square().sum() for part in parts), torch.zeros(()) if encoded.loss is None else encoded.loss
+        ).backward()
+        gradients.append({name: parameter.grad for name, parameter in encoder.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None, name
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-6), name
