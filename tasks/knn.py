@@ -17,7 +17,10 @@ from slimbench.tasks.classification import LabelRule, Part, classified, splits
 
 
 class NearestNeighbours(Task):
-    """k-NN. k: neighbours that vote, or all training slides where there are fewer."""
+    """k nearest neighbours: the nearest training slides vote on the diagnosis.
+
+    k  neighbours that vote, or all training slides where there are fewer
+    """
 
     primary = "balanced_accuracy"
 
@@ -36,7 +39,10 @@ class NearestNeighbours(Task):
 
 
 class SimpleShot(Task):
-    """Nearest class mean; log-probabilities are those of unit Gaussians around the means."""
+    """SimpleShot: the nearest class mean names the diagnosis.
+
+    Its log-probabilities are those of unit Gaussians around the means.
+    """
 
     primary = "balanced_accuracy"
 

@@ -19,6 +19,7 @@ from slimbench.cohorts.cohort import Cohort
 from slimbench.cohorts.splits import SplitRule
 from slimbench.errors import CohortError
 from slimbench.seeds import seed_of
+from slimbench.statistics.estimates import titan_kappas
 from slimbench.statistics.metrics import NAMES, measure
 from slimbench.statistics.probe import fit_probe
 from slimbench.task import Evidence, Metric, Task, TaskResult
@@ -61,8 +62,14 @@ class LinearProbe(Task):
             return self._repeated(evidence, rule)
         data = splits(evidence, rule, validate=self.protocol in ("titan", "titan-converged"))
         probe = fit_probe(self.protocol, data.train.labelled, data.val.labelled, len(data.classes))
-        facts = {"protocol": self.protocol, **data.facts, **probe.facts}
-        return classified(data.test, probe.linear.log_probabilities(data.test.x), data.classes, facts)
+        log_p = probe.linear.log_probabilities(data.test.x).astype(np.float32)
+        facts = {
+            "protocol": self.protocol,
+            "titan_kappas": titan_kappas(data.test.y, log_p),
+            **data.facts,
+            **probe.facts,
+        }
+        return classified(data.test, log_p, data.classes, facts)
 
     def _repeated(self, evidence: Evidence, rule: LabelRule) -> TaskResult:
         every = part(evidence.embeddings("test"), rule)

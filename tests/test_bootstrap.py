@@ -221,6 +221,7 @@ def test_titan_kappas_rank_the_classes_that_occur():
     found = titan_kappas(truth, log_p)
     assert found["kappa"] == pytest.approx(sk.cohen_kappa_score(truth, predicted, weights="quadratic"))
     assert found["nw_kappa"] == pytest.approx(sk.cohen_kappa_score(truth, predicted, weights="linear"))
+    assert titan_kappas(0 * truth, np.eye(9)[0 * predicted]) == {"kappa": None, "nw_kappa": None}
     assert found["kappa"] != pytest.approx(measure(["kappa_quadratic"], truth, log_p)["kappa_quadratic"][0])
 
 

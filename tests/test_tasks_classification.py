@@ -1,5 +1,6 @@
 """The tasks that classify slides: which slides take part, what they record, what they refuse."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -103,6 +104,7 @@ def test_every_classifier_reports_all_metrics_with_n_and_intervals(spec):
     np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1, rtol=1e-5)
     assert (np.array(result.facts["classes"])[log_p.argmax(axis=1)] == table["predicted"]).all()
     assert (table["label"] == table["predicted"]).mean() == value(result, "accuracy")
+    assert json.loads(json.dumps(result.facts, allow_nan=False))["classes"] == ["lung", "skin", "liver"]
 
 
 def test_predictions_survive_parquet(tmp_path):

@@ -1,5 +1,6 @@
 """The retrieval task: identical reports, missing reports, collapse, refusals."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -97,6 +98,7 @@ def test_smaller_galleries_are_easier():
     result = tasks.build("retrieval").run(study([f"r{number}" for number in range(120)], noise=3))
     curve = result.facts["i2t"]["recall_at_10_by_gallery"]
     whole = next(m.value for m in result.metrics if m.name == "i2t_recall_at_10")
+    json.dumps(result.facts, allow_nan=False)
     assert list(curve) == ["10", "100"] and curve["10"] == 1 > curve["100"] > whole
 
 

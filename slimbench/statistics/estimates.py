@@ -95,17 +95,18 @@ def estimate(
     return Estimates(tuple(found), facts)
 
 
-def titan_kappas(truth: IntArray, log_p: NDArray[np.floating]) -> dict[str, float]:
+def titan_kappas(truth: IntArray, log_p: NDArray[np.floating]) -> dict[str, float | None]:
     """`kappa` and `nw_kappa` as TITAN prints them: classes ranked among the truths and predictions that occur.
 
-    Their weights differ between systems and resamples, so they serve only beside TITAN's own tables.
+    Their weights differ between systems and resamples, so they serve only beside TITAN's own tables. None
+    where undefined.
     """
     predicted = log_p.argmax(axis=1)
     seen, index = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
     scores = np.eye(len(seen))[index[len(truth) :]]
     names = {"kappa": "kappa_quadratic", "nw_kappa": "kappa_linear"}
     values = measure(names.values(), index[: len(truth)], scores)
-    return {key: float(values[name][0]) for key, name in names.items()}
+    return {key: None if np.isnan(values[name][0]) else float(values[name][0]) for key, name in names.items()}
 
 
 def _share_missing(truth: IntArray, log_p: NDArray[np.floating], weighting: Weighting) -> float:

@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from slimbench.errors import UsageError
+from slimbench.statistics.metrics import FloatArray
 from slimbench.statistics.paired import align, compare_aligned
 from slimbench.statistics.significance import holm
 
@@ -37,6 +38,13 @@ class Ranked:
     within_noise: bool
 
 
+def rank_intervals(drawn: FloatArray) -> FloatArray:
+    """[2, m] 2.5 and 97.5 % of the rank of each of m systems, from their metric in B resamples [m, B]."""
+    places = rankdata(-drawn, axis=0, nan_policy="omit")
+    ends: FloatArray = np.nanquantile(places, [0.025, 0.975], axis=1)
+    return ends
+
+
 def rank(
     systems: Mapping[str, pd.DataFrame], classes: Sequence[str], metric: str = "balanced_accuracy"
 ) -> list[Ranked]:
@@ -50,8 +58,7 @@ def rank(
     if np.isnan(values).any():
         raise UsageError(f"{metric} is undefined on these test slides; rank by another metric")
     drawn = np.stack([together.drawn(metric, which) for which in range(len(systems))])
-    places = rankdata(-drawn, axis=0, nan_policy="omit")
-    low, high = np.nanquantile(places, [0.025, 0.975], axis=1)
+    low, high = rank_intervals(drawn)
     best = int(values.argmax())
     others = [which for which in range(len(systems)) if which != best]
     found = [compare_aligned(together, which, best, metric).p for which in others]
