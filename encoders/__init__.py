@@ -11,4 +11,13 @@ BUILT_INS = {
     "vit-tiny": "slimbench.encoders.vit:vit_tiny",
 }
 
-KERNELS = ("attention_backends", "attention_rows", "blocks", "dilated_attention", "longnet", "rope", "sincos")
+KERNELS = (
+    "attention_backends",
+    "attention_rows",
+    "blocks",
+    "dilated_attention",
+    "longnet",
+    "reachability",
+    "rope",
+    "sincos",
+)

@@ -63,8 +63,11 @@ class StridedRows:
         """[R, 1, 1, M] what to add to the key logits, or None."""
         if log_size is None:
             return None
-        size, stride = (self.segments, self.groups, self.tokens), (self.stride, 1, self.ratio)
-        sizes = log_size.contiguous().as_strided(size, stride, self.start + self.group)
+        token = log_size.stride(0)
+        size = (self.segments, self.groups, self.tokens)
+        stride = (self.stride * token, token, self.ratio * token)
+        first = log_size.storage_offset() + (self.start + self.group) * token
+        sizes = log_size.as_strided(size, stride, first)
         return sizes.flatten(0, 1)[:, None, None]
 
     def put(self, total: Tensor, rows: Tensor) -> None:
