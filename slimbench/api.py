@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slimbench.cohorts import open_cohort
+from slimbench.errors import UsageError
 from slimbench.runs.cell import identify
 from slimbench.runs.executors.local import RUN_CELL, LocalExecutor, check_plugins
+from slimbench.runs.executors.slurm import SlurmExecutor
 from slimbench.runs.grid import grid
 from slimbench.runs.record import Record
 from slimbench.runs.store import Store
@@ -36,6 +38,8 @@ def sweep(
     out: Path | str = "slimbench-out",
     jobs: int | None = None,
     timeout: float | None = None,
+    executor: str = "local",
+    sbatch: str | Sequence[str] = (),
     rerun: Rerun = "missing",
     dry_run: bool = False,
     watch: Watcher | None = None,
@@ -50,6 +54,7 @@ def sweep(
     out        the results folder; two sweeps on one folder share the work
     jobs       cells at once (default: one per core, fewer on machines with many)
     timeout    seconds that a cell may take
+    executor   "local": processes on this machine; "slurm": a job array, with the options `sbatch` for it
     rerun      "missing", "failed", "stale" (made by other code) or "all"
     dry_run    check everything and tell `watch` what would run, but run nothing
     watch      is told what happens; silent by default
@@ -73,7 +78,7 @@ def sweep(
         trained_at=trained_at,
         baselines=baselines,
     )
-    executor = LocalExecutor(jobs, timeout, run_cell)
+    runner = executor_called(executor, jobs, timeout, sbatch, run_cell)
     store = Store(out)
     opened = open_cohort(request.cohort)
     wanted = [
@@ -90,6 +95,24 @@ def sweep(
             for job in todo:
                 store.forget_training(job.training_key)
         work = Work(store, todo)
-        executor.run(work, watch)
+        runner.run(work, watch)
         done |= work.finished
     return [done[job.key] for job in wanted if job.key in done]
+
+
+def executor_called(
+    name: str,
+    jobs: int | None = None,
+    timeout: float | None = None,
+    sbatch: str | Sequence[str] = (),
+    run_cell: str = RUN_CELL,
+) -> LocalExecutor | SlurmExecutor:
+    """What runs the cells; UsageError for another name, or for options that it does not take."""
+    options = (sbatch,) if isinstance(sbatch, str) else tuple(sbatch)
+    if name == "slurm":
+        return SlurmExecutor(options, jobs, timeout, run_cell)
+    if name != "local":
+        raise UsageError(f"no executor is called {name!r}; known: local, slurm")
+    if options:
+        raise UsageError(f"--sbatch {options[0]} is for --executor slurm")
+    return LocalExecutor(jobs, timeout, run_cell)

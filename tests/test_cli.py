@@ -27,7 +27,7 @@ ROOT = typer.main.get_command(app)
 # A name that goes from here breaks somebody's script.
 OPTIONS = {
     "sweep": "--reducer --rates --encoder --cohort --task --seeds --schedule --recipe --text --precision "
-    "--trained-at --baselines --no-baselines --out --jobs --timeout --rerun --dry-run",
+    "--trained-at --baselines --no-baselines --out --jobs --timeout --executor --sbatch --rerun --dry-run --print",
     "run": "--reducer --rate --encoder --cohort --task --seed --schedule --recipe --text --precision "
     "--trained-at --out --timeout --rerun --dry-run",
     "leaderboard": "--format --task",
@@ -271,6 +271,8 @@ def test_what_the_command_passes_on_is_what_was_typed(monkeypatch, capsys):
         "out": Path("x"),
         "jobs": 3,
         "timeout": 60.0,
+        "executor": "local",
+        "sbatch": (),
         "rerun": "failed",
         "dry_run": True,
     }

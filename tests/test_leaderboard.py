@@ -163,6 +163,7 @@ def test_one_model_at_many_rates_and_one_model_per_rate_never_share_a_table():
     assert [(line["trained at"], line["rate"]) for line in cells_of(moved)] == [
         ("0", "0"),
         ("0", "0"),
+        ("0.9", "0.9"),
         ("0.9", "0.7"),
     ]
 

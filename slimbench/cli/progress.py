@@ -35,7 +35,7 @@ class Progress(Watcher):
         )
         self._total: rich.progress.TaskID | None = None
         self._cells: dict[str, rich.progress.TaskID] = {}
-        self._done = self._all = 0
+        self._done = self.cells = 0
         self._waiting: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class Progress(Watcher):
         if self.dry_run:
             for job in jobs:
                 self._say(named(job.cell))
-        self._all = len(jobs)
+        self.cells = len(jobs)
         self._total = self.bars.add_task("sweep", total=len(jobs), line="", visible=not self.dry_run)
 
     def started(self, job: Job) -> None:
@@ -77,7 +77,7 @@ class Progress(Watcher):
             self.bars.remove_task(self._cells.pop(job.key))
         if self._total is not None:
             self.bars.update(self._total, completed=self._done)
-        self._say(f"[{self._done}/{self._all}] {named(record.cell)}: {outcome(record)}")
+        self._say(f"[{self._done}/{self.cells}] {named(record.cell)}: {outcome(record)}")
 
     def elsewhere(self, owners: Mapping[str, str]) -> None:
         if frozenset(owners) != self._waiting:

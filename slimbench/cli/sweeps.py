@@ -56,6 +56,7 @@ OUT = Path("slimbench-out")
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("sweep", short_help="Train, measure and compare.")(sweep)
+    app.command("run-cell", hidden=True)(run_cell)
     app.command("run", short_help="One cell of a sweep.")(run)
 
 
@@ -109,9 +110,21 @@ def sweep(
         ),
     ] = None,
     timeout: Timeout = None,
+    executor: Annotated[
+        str, typer.Option("--executor", metavar="local|slurm", help="Processes here, or a Slurm job array.")
+    ] = "local",
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sbatch", metavar="OPTION", help="For sbatch, as in --sbatch=--partition=gpu; several."
+        ),
+    ] = None,
     rerun: Rerun = "missing",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, say what would run, run nothing.")
+    ] = False,
+    print_: Annotated[
+        bool, typer.Option("--print", help="With --executor slurm: show the batch script, submit nothing.")
     ] = False,
 ) -> None:
     """Train and measure encoders with token reducers between their blocks, and print the comparison.
@@ -126,9 +139,13 @@ def sweep(
       slimbench sweep --reducer random --reducer tome --reducer mine.py:Mine --seeds 0-2 --cohort my.toml
     What would that run?
       slimbench sweep --reducer random --rates 0.9 --dry-run
+    On a cluster; Ctrl-C leaves the jobs alone and the same command watches them again:
+      slimbench sweep --reducer cropr --executor slurm --sbatch=--partition=gpu --sbatch=--time=2:00:00
     """
-    _sweep(
-        dry_run,
+    if print_ and executor != "slurm":
+        raise typer.BadParameter("--print shows the script of --executor slurm")
+    planned = _sweep(
+        dry_run or print_,
         out,
         reducers=reducers or ("cropr",),
         rates=rates,
@@ -144,8 +161,15 @@ def sweep(
         baselines=baselines,
         jobs=jobs,
         timeout=timeout,
+        executor=executor,
+        sbatch=sbatch or (),
         rerun=rerun,
     )
+    if print_:
+        from slimbench.runs.executors.slurm import SLURM, SlurmExecutor
+
+        script = SlurmExecutor(sbatch or (), jobs, timeout).script(out / SLURM / "TIME", planned)
+        print(script, end="")
 
 
 def run(
@@ -204,16 +228,44 @@ def run(
     )
 
 
-def _sweep(dry_run: bool, out: Path, **asked: Any) -> None:
+def run_cell(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of one job array, in OUT/slurm.")],
+    index: Annotated[int, typer.Option("--index", metavar="N", help="Which of its cells.")],
+    timeout: Timeout = None,
+    call: Annotated[
+        str | None,
+        typer.Option("--call", metavar="MODULE:FUNCTION", help="In place of the usual run of a cell."),
+    ] = None,
+) -> None:
+    """Run one cell of a job array; the script that slimbench submits calls this.
+
+    \b
+    Example:
+      slimbench run-cell slimbench-out/slurm/20260101-120000-ab12cd --index 0
+    """
+    from slimbench.runs.executors.local import RUN_CELL, LocalExecutor
+    from slimbench.runs.executors.slurm import job_of
+    from slimbench.runs.work import Watcher, Work
+
+    job, store = job_of(folder, index)
+    work = Work(store, [job])
+    LocalExecutor(1, timeout, call or RUN_CELL).run(work, Watcher())
+    if work.finished[job.key].status == "failed":
+        raise typer.Exit(2)
+
+
+def _sweep(dry_run: bool, out: Path, **asked: Any) -> int:
+    """Run a sweep and print what came out; how many cells there were to run."""
     from slimbench.api import sweep as run_sweep
     from slimbench.cli.progress import Progress
 
     with Progress(dry_run) as watch:
         records = run_sweep(**asked, out=out, dry_run=dry_run, watch=watch)
     if dry_run:
-        return
+        return watch.cells
     from slimbench.cli.boards import after_sweep
 
     after_sweep(records, out)
     if any(record.status == "failed" for record in records):
         raise typer.Exit(2)
+    return watch.cells

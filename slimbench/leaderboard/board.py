@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slimbench.errors import UsageError
@@ -53,7 +54,7 @@ def leaderboard(
         moved = [row for row in of_cohort if row.setting.one_model]
         tables.append(_Board(own, of_cohort, tasks, read).table(f"{name}: trained at each rate"))
         if moved:
-            fixed = [row for row in own if row.setting.is_baseline or row.setting.is_unpruned]
+            fixed = [r for r in own if r.setting.is_baseline or r.setting.is_unpruned or _source(r, moved)]
             title = f"{name}: one model, evaluated at other rates than it was trained at"
             tables.append(_Board([*fixed, *moved], of_cohort, tasks, read).table(title))
     failed = [record for row in every for record in row.failed]
@@ -178,6 +179,12 @@ def _detectable(task: str, differences: Sequence[Difference]) -> list[str]:
         f"{task}: {n} test slides show, with 80 % power and at the discordance seen here, {what}",
         "Δ: mean over seeds of paired differences; its interval holds slides and seeds; p is Holm-adjusted",
     ]
+
+
+def _source(row: Row, moved: Sequence[Row]) -> bool:
+    """Whether the model of `row` is one that was evaluated at other rates too."""
+    s = row.setting
+    return any(replace(o.setting, one_model=False, rate=s.rate) == s for o in moved)
 
 
 def _below(row: Row, baseline: Row) -> bool:

@@ -94,10 +94,10 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use, also where Slurm counts them without binding them."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, int(given)) if given.isdigit() and int(given) else here
 
 
 def _version(package: str) -> str | None:

@@ -104,18 +104,29 @@ class Work:
         """Cells that are in the queue: neither done nor running here."""
         return len(self._queue)
 
+    @property
+    def queued(self) -> tuple[Job, ...]:
+        """The cells that are in the queue."""
+        return tuple(self._queue)
+
     def next(self) -> Job | None:
         """A claimed cell, or None if there is none to be had now."""
-        for job in list(self._queue):
-            if not self._claim(job):
-                self._drop_if_done(job)
-                continue
-            if self._drop_if_done(job):
-                self._release(job)
-                continue
-            self._queue.remove(job)
-            return job
-        return None
+        return next((job for job in self.queued if self.take(job)), None)
+
+    def take(self, job: Job) -> bool:
+        """Claim a cell of the queue; False while another process has it, or once it is done."""
+        if not self._claim(job):
+            self._drop_if_done(job)
+            return False
+        if self._drop_if_done(job):
+            self._release(job)
+            return False
+        self._queue.remove(job)
+        return True
+
+    def collect(self) -> list[tuple[Job, Record]]:
+        """The cells that others have finished since the last look; they leave the queue."""
+        return [(job, self.finished[job.key]) for job in self.queued if self._drop_if_done(job)]
 
     def owners(self) -> dict[str, str]:
         """{key: who} of the queued cells that others are running."""

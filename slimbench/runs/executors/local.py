@@ -146,6 +146,7 @@ class LocalExecutor:
             if cell.outcome is not None and cell.outcome["kind"] == "done":
                 work.finish(cell.job, _record(cell))
             else:
+                cell.child.log.unlink(missing_ok=True)
                 work.put_back(cell.job)
 
 
@@ -211,18 +212,23 @@ def _record(cell: _Running) -> Record:
 
 
 def _failed(cell: _Running, failure: Failure) -> Record:
+    return failed_record(cell.job, failure, cell.started, cell.seconds)
+
+
+def failed_record(job: Job, failure: Failure, started: datetime, seconds: float) -> Record:
+    """The record of a cell that left none itself."""
     return Record(
-        key=cell.job.key,
-        cell=cell.job.cell,
-        identity=cell.job.identity,
-        cohort_name=cell.job.cohort_name,
-        captions=cell.job.captions,
+        key=job.key,
+        cell=job.cell,
+        identity=job.identity,
+        cohort_name=job.cohort_name,
+        captions=job.captions,
         status="failed",
         failure=failure,
         provenance=provenance(),
-        started=cell.started,
+        started=started,
         ended=datetime.now(UTC),
-        seconds=cell.seconds,
+        seconds=seconds,
     )
 
 
