@@ -31,7 +31,8 @@ from sklearn.metrics import log_loss
 from slimbench.runs.provenance import provenance
 from slimbench.statistics.logistic import Linear, choose_penalty
 from slimbench.statistics.metrics import FloatArray
-from slimbench.statistics.probe import PENALTIES, Labelled, fit_probe, one_thread
+from slimbench.statistics.probe import PENALTIES, Labelled, fit_probe
+from slimbench.statistics.threads import one_thread
 
 T = TypeVar("T")
 

@@ -73,7 +73,9 @@ def _draw(train: Part, shots: int, seed: int) -> Part:
 def _over_draws(shots: int, values: np.ndarray, data: Splits) -> list[Metric]:
     """values [draws, len(METRICS)]."""
     scarce = int((np.bincount(data.train.y) < shots).sum())
-    note = f"{scarce} classes have fewer than {shots} training slides" if scarce else None
+    note = (
+        f"{scarce} of {len(data.classes)} classes have fewer than {shots} training slides" if scarce else None
+    )
     metrics = []
     for name, column in zip(METRICS, values.T, strict=True):
         label, n = f"{name}_{shots}_shot", len(data.test.y)

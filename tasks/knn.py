@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
-from slimbench.statistics.probe import one_thread
+from slimbench.statistics.threads import one_thread
 from slimbench.task import Evidence, Task, TaskResult
 from slimbench.tasks.classification import LabelRule, Part, classified, splits
 

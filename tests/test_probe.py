@@ -13,7 +13,8 @@ from sklearn.metrics import log_loss
 from slimbench.errors import CohortError
 from slimbench.statistics import logistic, probe
 from slimbench.statistics.logistic import POLISH, LogisticPath, choose_penalty
-from slimbench.statistics.probe import PENALTIES, Labelled, fit_probe, one_thread
+from slimbench.statistics.probe import PENALTIES, Labelled, fit_probe
+from slimbench.statistics.threads import one_thread
 
 HIPT = Path(__file__).parents[2] / "shared" / "data" / "hipt-tcga"
 

@@ -106,7 +106,7 @@ def test_a_class_with_too_few_slides_gives_all_it_has():
     result = tasks.build("few-shot:shots=2+16,draws=2").run(stub)
     notes = {metric.name: metric.note for metric in result.metrics}
     assert notes["accuracy_2_shot"] is None
-    assert notes["accuracy_16_shot"] == "3 classes have fewer than 16 training slides"
+    assert notes["accuracy_16_shot"] == "3 of 3 classes have fewer than 16 training slides"
 
 
 def test_oncotree_codes_keep_titans_order_and_other_labels_are_counted():

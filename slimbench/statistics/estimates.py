@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from slimbench.statistics.bootstrap import DRAWS, bootstrap, jackknife
 from slimbench.statistics.intervals import SMALL, Method, interval
 from slimbench.statistics.metrics import MIN_SUPPORT, NAMES, Confusion, IntArray, Weighting, measure
+from slimbench.statistics.threads import one_thread
 
 _OPTIMISTIC = ("balanced_accuracy", "kappa_quadratic", "auroc")  # intervals too narrow on few slides
 
@@ -36,6 +37,7 @@ class Estimates:
     facts: Mapping[str, Any]
 
 
+@one_thread()
 def estimate(
     truth: IntArray,
     log_p: NDArray[np.floating],

@@ -10,8 +10,10 @@ from slimbench.statistics.bootstrap import DRAWS, bootstrap
 from slimbench.statistics.estimates import Estimate
 from slimbench.statistics.intervals import Z, interval, standard_error
 from slimbench.statistics.metrics import FloatArray, Weighting
+from slimbench.statistics.threads import one_thread
 
 
+@one_thread()
 def resampled_mean(values: FloatArray, weighting: Weighting) -> FloatArray:
     """[B] mean of values [n] under each weighting; NaN where nothing was drawn."""
     groups = weighting.weights.shape[1]

@@ -36,6 +36,7 @@ from slimbench.statistics.metrics import (
 )
 from slimbench.statistics.retrieval import query_values
 from slimbench.statistics.significance import mcnemar, smallest_detectable
+from slimbench.statistics.threads import one_thread
 
 _AUROC_SWAPS = 2_000  # each costs four products of n x n comparisons
 
@@ -121,6 +122,7 @@ def compare(
     return compare_aligned(align([system, reference], classes), 0, 1, metric)
 
 
+@one_thread()
 def compare_aligned(pair: Aligned, system: int, reference: int, metric: str) -> PairedComparison:
     """The same for two of the systems in `pair`."""
     n = len(pair.truth)
@@ -153,6 +155,7 @@ def compare_aligned(pair: Aligned, system: int, reference: int, metric: str) -> 
     return PairedComparison(metric, difference, low, high, p, n, wins + losses, step, detectable)
 
 
+@one_thread()
 def compare_queries(system: pd.DataFrame, reference: pd.DataFrame, metric: str) -> PairedComparison:
     """The same for a mean over queries: predictions of the retrieval task, metric `i2t_mrr` and the like."""
     values = []

@@ -11,9 +11,7 @@ All fits run in float64 on one thread.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +28,7 @@ from sklearn.metrics import log_loss
 from slimbench.errors import CohortError
 from slimbench.statistics.logistic import LEARNED, PATIENCE, Linear, choose_penalty
 from slimbench.statistics.metrics import IntArray
+from slimbench.statistics.threads import one_thread
 
 Protocol = Literal["titan-converged", "titan", "patho-bench", "uni"]
 
@@ -79,18 +78,6 @@ def fit_probe(protocol: Protocol, train: Labelled, val: Labelled, classes: int) 
             return _fixed(train, 0.5, 10_000, "balanced")
         both = Labelled(np.concatenate([train.x, val.x]), np.concatenate([train.y, val.y]))
         return _fixed(both, train.x.shape[1] * classes / 100, 1_000, None)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for BLAS and torch: small fits lose by more, and their sums depend on the number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpoolctl.threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _titan_converged(train: Labelled, val: Labelled, classes: int) -> Probe:

@@ -17,6 +17,7 @@ from slimbench.errors import UsageError
 from slimbench.statistics.metrics import FloatArray
 from slimbench.statistics.paired import align, compare_aligned
 from slimbench.statistics.significance import holm
+from slimbench.statistics.threads import one_thread
 
 ALPHA = 0.05
 
@@ -45,6 +46,7 @@ def rank_intervals(drawn: FloatArray) -> FloatArray:
     return ends
 
 
+@one_thread()
 def rank(
     systems: Mapping[str, pd.DataFrame], classes: Sequence[str], metric: str = "balanced_accuracy"
 ) -> list[Ranked]:
