@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from slimbench.context import AttentionAhead
 from slimbench.encoder import BlockEncoder, Operation, Pack
 from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.dilated_attention import Mode, attended_pairs, check_branches, dilated_attention
-from slimbench.reducer import AttentionAhead
 
 
 class LongNet(BlockEncoder):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from slimbench.context import AttentionAhead
 from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
 from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
 from slimbench.encoders.rope import rotations
 from slimbench.errors import UsageError
-from slimbench.reducer import AttentionAhead
 
 
 class Slim(BlockEncoder):

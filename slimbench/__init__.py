@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slimbench.api import sweep as sweep
+    from slimbench.context import Context as Context
     from slimbench.encoder import BlockEncoder as BlockEncoder
     from slimbench.encoder import Encoded as Encoded
     from slimbench.encoder import Pack as Pack
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from slimbench.encoder import SlideEncoder as SlideEncoder
     from slimbench.encoder import SlideInput as SlideInput
     from slimbench.errors import SlimbenchError as SlimbenchError
-    from slimbench.reducer import Context as Context
     from slimbench.reducer import Merger as Merger
     from slimbench.reducer import Pooler as Pooler
     from slimbench.reducer import Pruner as Pruner
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "BlockEncoder": "slimbench.encoder",
-    "Context": "slimbench.reducer",
+    "Context": "slimbench.context",
     "Encoded": "slimbench.encoder",
     "Evidence": "slimbench.task",
     "Merger": "slimbench.reducer",

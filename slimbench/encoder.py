@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from slimbench.reducer import AttentionAhead, Context, Reducer, ReducerFactory
+from slimbench.context import AttentionAhead, Context
+from slimbench.reducer import Reducer, ReducerFactory
 from slimbench.schedule import Geometric, Schedule
 from slimbench.seeds import seed_of
 from slimbench.tokens import Tokens

@@ -75,7 +75,7 @@ class Tokens:
         w = self.size if weight is None else weight.float()
         share = w / w.new_zeros(count).index_add(0, assign, w)[assign]
         stands = heaviest(assign, count, w)
-        joins = torch.ones_like(assign, dtype=torch.bool).index_fill(0, stands, False).nonzero().squeeze(1)
+        joins = (torch.arange(len(assign), device=self.device) != stands[assign]).nonzero().squeeze(1)
 
         def mean(part: Tensor) -> Tensor:
             """[count, ...] fp32: the row a group stands at, moved towards each row that joins it; rows that

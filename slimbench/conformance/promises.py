@@ -9,22 +9,17 @@ from __future__ import annotations
 import copy
 import math
 import random
-import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from slimbench.conformance.cases import made_context
-from slimbench.conformance.memory import LargestTensor
-from slimbench.conformance.trial import SIZES, Trial, blamed, require
-from slimbench.reducer import Context, Reducer, Reduction
-from slimbench.tokens import Tokens
-
-GROWTH = (2048, 8192)  # tokens between which memory and time are compared
-MOST_MEMORY = 1.3  # exponent of N; 1 is linear, 2 is an N x N matrix
+from slimbench.conformance.learning import checkpointed, gradient, stop_gradient
+from slimbench.conformance.memory import memory
+from slimbench.conformance.trial import SIZES, Trial, equal, require
+from slimbench.reducer import Reduction
 
 
 def count(trial: Trial) -> str:
@@ -98,7 +93,7 @@ def dtype(trial: Trial) -> str:
             continue  # a second round would start from tokens that bf16 has rounded
         full = trial.run("dtype", half.replace_x(half.x.float()), keep)
         what = "tokens in bf16 are reduced otherwise than the same tokens in fp32"
-        require(_equal(low.assign, full.assign), tokens, keep, what)
+        require(equal(low.assign, full.assign), tokens, keep, what)
     return "fp32 and bf16"
 
 
@@ -110,7 +105,7 @@ def deterministic(trial: Trial) -> str:
             require(_same(one, two), tokens, keep, "two calls with one seed differ")
             untraced = made_context(tokens, training=training, trace=False)
             plain = trial.run("deterministic", tokens, keep, training=training, context=untraced)
-            require(_equal(one.tokens.x, plain.tokens.x), tokens, keep, "a trace changes the result")
+            require(equal(one.tokens.x, plain.tokens.x), tokens, keep, "a trace changes the result")
     return "bit by bit"
 
 
@@ -159,7 +154,7 @@ def row_order(trial: Trial) -> str:
         two = trial.run("row order", tokens.take(shuffled), keep)
         what = "shuffled rows are reduced otherwise; if that is meant, set `ordered = True`"
         ours, theirs = one.assign, None if two.assign is None else two.assign[shuffled.argsort()]
-        require(_equal(_grouping(ours), _grouping(theirs)), tokens, keep, what)
+        require(equal(_grouping(ours), _grouping(theirs)), tokens, keep, what)
         assert ours is not None and theirs is not None
         stays = ours >= 0
         a, b = one.tokens.x[ours[stays]], two.tokens.x[theirs[stays]]
@@ -201,110 +196,13 @@ def unchanged_input(trial: Trial) -> str:
     return "nothing is written in place"
 
 
-def gradient(trial: Trial) -> str:
-    """In training, gradients reach the tokens that go on and every parameter of the reducer."""
-    for tokens, keep in trial.cases():
-        for kept in (keep, len(tokens)):
-            reducer, leaf = trial.build(True), tokens.replace_x(tokens.x.clone().requires_grad_())
-            reduced = trial.run("gradient", leaf, kept, reducer=reducer, training=True)
-            flows = reduced.tokens.x.requires_grad
-            require(flows, tokens, kept, "the tokens that go on carry no gradient: something detached them")
-            parts = (reduced.tokens.x, reduced.summary, reduced.loss)
-            sum((part.square().sum() for part in parts if part is not None), torch.zeros(())).backward()
-            reached = leaf.x.grad is not None and bool(leaf.x.grad.isfinite().all() and leaf.x.grad.any())
-            require(reached, tokens, kept, "the gradient of the tokens is zero, NaN or missing")
-            for name, parameter in reducer.named_parameters():
-                what = f"parameter {name} gets no gradient: a ranking has none, so teach it by `supervise`, a gate or a loss"
-                require(not parameter.requires_grad or parameter.grad is not None, tokens, kept, what)
-    return "reaches the tokens" + (" and every parameter" if [*trial.build().parameters()] else "")
-
-
-def stop_gradient(trial: Trial) -> str:
-    """A summary comes in training only, and sends no gradient into the encoder unless `detach` is False."""
-    reducer = trial.build(True)
-    for tokens, keep in trial.cases():
-        for kept in (keep, len(tokens)):
-            leaf = tokens.replace_x(tokens.x.clone().requires_grad_())
-            context = made_context(leaf, training=True)
-            context.cls.requires_grad_()
-            summary = trial.run("stop-gradient", leaf, kept, reducer=reducer, context=context).summary
-            what = "`supervised` promises a summary [D] in training and none otherwise"
-            promised = None if not reducer.supervised else (trial.dim,)
-            require((None if summary is None else tuple(summary.shape)) == promised, tokens, kept, what)
-            require(trial.run("stop-gradient", tokens, kept).summary is None, tokens, kept, what)
-            if summary is not None and reducer.detach:
-                summary.sum().backward()
-                reached = leaf.x.grad is not None or context.cls.grad is not None
-                require(not reached, tokens, kept, "the summary's gradient reaches the encoder")
-    if not reducer.supervised:
-        return "no summary, none promised"
-    return (
-        "the summary stops at the encoder" if reducer.detach else "declared: the summary teaches the encoder"
-    )
-
-
-def checkpointed(trial: Trial) -> str:
-    """Activation checkpointing, which calls it twice, changes neither result nor gradient."""
-    for tokens, keep in trial.cases():
-        context = made_context(tokens, training=True)
-        found = []
-        for recompute in (False, True):
-            reducer, x = trial.build(True), tokens.x.clone().requires_grad_()
-            with blamed("checkpointed", tokens, keep):
-                out = _reduced(reducer, x, tokens, keep, context, recompute)
-                ramp = torch.arange(len(out)).unsqueeze(1)
-                (out.square() * ramp).sum().backward()
-            found.append((out.detach(), x.grad))
-        same = all(_equal(a, b) for a, b in zip(*found, strict=True))
-        require(same, tokens, keep, "checkpointing changes the result or the gradient")
-    return "= not checkpointed"
-
-
-def _reduced(
-    reducer: Reducer, x: Tensor, tokens: Tokens, keep: int, context: Context, recompute: bool
-) -> Tensor:
-    """[K, D] what `reducer` makes of tokens with embeddings x; `recompute` as under checkpointing."""
-
-    def call(x: Tensor) -> Tensor:
-        reduction: Reduction = reducer(tokens.replace_x(x), keep, context)
-        return reduction.tokens.x
-
-    out: Tensor = checkpoint(call, x, use_reentrant=False) if recompute else call(x)
-    return out
-
-
-def memory(trial: Trial) -> str:
-    """Memory grows about linearly with the tokens: no N x N matrix. Time is told beside it, not judged."""
-    reducer, largest, spent = trial.build(), [], []
-    for n in GROWTH:
-        tokens = trial.slide(n)
-        with torch.no_grad():
-            with LargestTensor() as seen:
-                trial.run("memory", tokens, n // 2, reducer=reducer)
-            began = time.process_time()
-            trial.run("memory", tokens, n // 2, reducer=reducer)
-        largest.append(seen.bytes / 2**20)
-        spent.append((time.process_time() - began) * 1000)
-    power, of_time = (math.log(high / low, GROWTH[1] / GROWTH[0]) for low, high in (largest, spent))
-    told = (
-        f"largest tensor {largest[0]:.2f} -> {largest[1]:.2f} MiB from {GROWTH[0]} to {GROWTH[1]} tokens, "
-        f"N^{power:.1f}; {spent[0]:.1f} -> {spent[1]:.1f} CPU ms, N^{of_time:.1f}"
-    )
-    require(power <= MOST_MEMORY, tokens, n // 2, f"{told}; work in strips or windows")
-    return told
-
-
-def _equal(one: Tensor | None, two: Tensor | None) -> bool:
-    return one is two or (one is not None and two is not None and torch.equal(one, two))
-
-
 def _same(one: Reduction, two: Reduction) -> bool:
     """Equal bit by bit: tokens, assignment, scores, summary."""
     fields = [
         (r.tokens.x, r.tokens.coords, r.tokens.size, r.tokens.origin, r.assign, r.scores, r.summary)
         for r in (one, two)
     ]
-    return all(_equal(a, b) for a, b in zip(*fields, strict=True))
+    return all(equal(a, b) for a, b in zip(*fields, strict=True))
 
 
 def _grouping(assign: Tensor | None) -> Tensor | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from slimbench.conformance.cases import made_context, made_slide
 from slimbench.errors import ReducerError
@@ -90,3 +91,8 @@ def require(holds: bool, tokens: Tokens, keep: int, otherwise: str) -> None:
     """Broken, with the input, unless `holds`."""
     if not holds:
         raise Broken(f"{case(tokens, keep)}: {otherwise}")
+
+
+def equal(one: Tensor | None, two: Tensor | None) -> bool:
+    """Both missing, or equal bit by bit."""
+    return one is two or (one is not None and two is not None and torch.equal(one, two))
