@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
+from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.blocks import Ahead
 from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
 from slimbench.encoders.gigapath import RATIOS, SEGMENTS
@@ -113,6 +114,9 @@ class TorchscaleLongNet(BlockEncoder):
             flops, padded = attended_pairs(*branches) * pair, attended_pairs(*branches, padded=True) * pair
             stated.append(Operation(f"encoder.layers.{index}", "attention", flops, padded))
         return tuple(stated)
+
+    def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
+        return backend(device, dtype).name
 
 
 class DilatedAttention(MultiheadAttention):

@@ -96,6 +96,9 @@ class ViT(BlockEncoder):
             stated += [Operation(f"blocks.{index}", name, flops, flops) for name, flops in products.items()]
         return tuple(stated)
 
+    def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
+        return "torch scaled_dot_product_attention"
+
 
 def vit_tiny(input_dim: int, *, width: int = 48, heads: int = 2) -> ViT:
     """Six blocks of width 48: slim-tiny with dense attention."""

@@ -37,11 +37,16 @@ def slide(n: int, features: int, seed: int = 0) -> SlideInput:
 
 
 def test_its_state_dict_is_the_published_one(published_checkpoint: Callable[..., Path]) -> None:
-    encoder = built()
-    own = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    held = torch.load(published_checkpoint(), weights_only=True, mmap=True)["model"]
-    assert own == {name: tuple(tensor.shape) for name, tensor in held.items()}
-    assert len(own) == 247
+    path = published_checkpoint(features=20, width=24, depth=3, mlp=40)
+    held = torch.load(path, weights_only=True)["model"]
+    own = built(SMALL, input_dim=20).state_dict()
+    assert {name: tensor.shape for name, tensor in own.items()} == {n: t.shape for n, t in held.items()}
+
+
+def test_its_default_size_is_the_published_one() -> None:
+    with torch.device("meta"):
+        encoder = built()
+    assert len(encoder.state_dict()) == 247
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 86_330_880
 
 
