@@ -13,6 +13,7 @@ from pathlib import Path
 from slimbench.cohorts import open_cohort
 from slimbench.errors import UsageError
 from slimbench.runs.cell import identify
+from slimbench.runs.executors.child import Child
 from slimbench.runs.executors.local import RUN_CELL, LocalExecutor, check_plugins
 from slimbench.runs.executors.slurm import SlurmExecutor
 from slimbench.runs.grid import grid
@@ -87,6 +88,7 @@ def sweep(
     ]
     todo, done, corrupt = plan(wanted, store, rerun)
     if todo:
+        Child.preload()
         check_plugins(request.plugins(opened.defaults))
     watch.planned(todo, done, corrupt)
     if todo and not dry_run:

@@ -6,6 +6,9 @@ and every number with the n it rests on. Files of a results folder OUT:
     OUT/records/<key>.json                   one per cell, written whole or not at all
     OUT/predictions/<key>.<task>.parquet     what the metrics of a task were computed from
     OUT/models/<training key>.safetensors    trained weights, shared by cells that differ in evaluation only
+    OUT/logs/<key>.log                       what a cell printed, if it printed anything
+    OUT/claims/, OUT/slurm/                  who is running which cell; submitted job arrays
+    OUT/leaderboard.md, .html                written anew at the end of every sweep
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A process of its own for one cell, or for looking at plugins: started by slimbench, able to die alone.
 
-    parent  Child.start(function, arguments) -> messages(), alive, stop()
-    child   function(*arguments, report) in its own process group, its output in a log file
+    parent  Child(function, *arguments, ...), then messages(), alive, stop(), close()
+    child   function(*arguments, report) in a process group of its own, its output in a log file
 
 Only JSON travels over the pipe, so the parent never has to import what the child has loaded.
 """
@@ -32,7 +32,7 @@ from slimbench.runs.record import Cell
 
 PRELOAD = ("torch", "sklearn.linear_model", "pandas", "scipy.stats", "pydantic", "safetensors.torch")
 REPORT_EVERY = 0.1  # seconds between two progress messages
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 Report = Callable[[dict[str, Any]], None]
@@ -76,8 +76,13 @@ class Child:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and to everything it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid or 0, number) if self.process.pid else None
+        pid = self.process.pid
+        assert pid is not None
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:  # all of it is gone, or it has not made its group yet
+            if self.alive:
+                os.kill(pid, number)
 
     def stop(self, grace: float) -> None:
         """Ask it to end, and after `grace` seconds make it."""
@@ -112,8 +117,13 @@ def run_cell_json(run: str, cell: str, out: str, report: Report) -> str:
     module, _, name = run.partition(":")
     function = getattr(importlib.import_module(module), name)
 
+    last = time.monotonic() - REPORT_EVERY
+
     def tell(progress: Progress) -> None:
-        report(vars(progress))
+        nonlocal last
+        if time.monotonic() - last >= REPORT_EVERY:
+            last = time.monotonic()
+            report(vars(progress))
 
     record: str = function(Cell.model_validate_json(cell), Path(out), tell).model_dump_json()
     return record
@@ -139,24 +149,15 @@ def _main(
     _use_threads(threads)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    lock = threading.Lock()
-    last = -1.0
 
     def send(kind: str, value: Any) -> None:
         sys.stdout.flush()  # the parent ends this process as soon as it has the result
         sys.stderr.flush()
-        with lock, contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):
             pipe.send_bytes(json.dumps({"kind": kind, "value": value}).encode())
 
-    def report(progress: dict[str, Any]) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= REPORT_EVERY or "spec" in progress:
-            last = now
-            send("progress", progress)
-
     try:
-        send("done", function(*arguments, report))
+        send("done", function(*arguments, lambda progress: send("progress", progress)))
     except RecordError as error:
         send("stop", str(error))
     except BaseException as error:  # noqa: BLE001  (also SystemExit, which a plugin may raise)
