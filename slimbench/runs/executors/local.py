@@ -29,7 +29,8 @@ from slimbench.runs.store import LOGS
 from slimbench.runs.work import Job, Watcher, Work
 
 RUN_CELL = "slimbench.runs.cell:run_cell"
-TICK = 0.25  # seconds between two looks at deadlines, claims and Ctrl-C
+TICK = 0.25  # seconds between two looks at deadlines and Ctrl-C
+AGAIN = 1.0  # seconds until claims that others held are asked for again
 GRACE = 3.0  # seconds from "please end" to the end
 IMPORT_LIMIT = 120.0  # seconds that plugins may take to be imported
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
@@ -72,6 +73,7 @@ class LocalExecutor:
         self.threads = max(1, cores() // self.jobs)
         self.timeout = timeout
         self.run_cell = run
+        self._next_look = 0.0
 
     def run(self, work: Work, watch: Watcher) -> None:
         """Run cells until none is left anywhere. Finished cells are in `work.finished`.
@@ -102,7 +104,11 @@ class LocalExecutor:
             work.claims.release_all()
 
     def _fill(self, running: list[_Running], work: Work, watch: Watcher) -> None:
-        while len(running) < self.jobs and (job := work.next()) is not None:
+        while len(running) < self.jobs and time.monotonic() >= self._next_look:
+            job = work.next()
+            if job is None:
+                self._next_look = time.monotonic() + AGAIN
+                return
             slot = min(set(range(self.jobs)) - {cell.slot for cell in running})
             gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
             log = work.store.out / LOGS / f"{job.key}.log"
@@ -130,6 +136,7 @@ class LocalExecutor:
             cell.child.close()
             running.remove(cell)
             work.finish(cell.job, record)
+            self._next_look = 0.0  # another cell may have waited for its training
             cell.child.drop_log_if_empty()
             watch.finished(cell.job, record)
 
