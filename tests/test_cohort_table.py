@@ -74,7 +74,28 @@ def test_the_short_file_is_enough(folder):
     assert (slide.patient, slide.label, slide.patches, slide.report) == ("p2", "LUSC", 12, None)
     patches = cohort.patches("a")
     assert patches.features.shape == (12, 8) and patches.coords.shape == (12, 2)
-    assert cohort.defaults == Defaults() and cohort.prompts is None and cohort.dropped == {}
+    assert cohort.defaults == Defaults(tasks=("linear-probe", "efficiency"))
+    assert cohort.prompts is None and cohort.dropped == {}
+
+
+REPORTS = '[reports]\ntable = "reports.csv"\n'
+PROMPTS = "[prompts.names]\nLUAD = ['adenocarcinoma']\nLUSC = ['squamous cell carcinoma']\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "tasks"),
+    [
+        (lambda text: text + REPORTS, ("linear-probe", "retrieval", "efficiency")),
+        (lambda text: text + PROMPTS, ("linear-probe", "zero-shot", "efficiency")),
+        (lambda text: text.replace('label = "label"', "") + REPORTS, ("retrieval", "efficiency")),
+        (lambda text: text + '[defaults]\ntasks = ["knn"]', ("knn",)),
+    ],
+)
+def test_no_task_is_a_default_that_the_tables_cannot_answer(folder, changed, tasks):
+    (folder / "cohort.toml").write_text(changed(TOML))
+    (folder / "slides.csv").write_text(SLIDES.replace("c,p2,LUSC,val", "c,p2,LUSC,test"))
+    (folder / "reports.csv").write_text("slide_id,text\nc,one\nd,two\n")
+    assert opened(folder).defaults.tasks == tasks
 
 
 def test_a_cohort_travels_to_another_process(folder):

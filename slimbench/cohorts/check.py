@@ -22,6 +22,7 @@ from slimbench.errors import CohortError
 MINIMUM = 10  # slides of a class in the test split below which its accuracy moves in steps of over 10 %
 COLLAPSED_COSINE = 0.99
 COLLAPSED_RANK = 3.0
+_NEEDED = {"linear-probe": "labels", "zero-shot": "labels and prompts", "retrieval": "reports"}
 
 Advance = Callable[[int, int], None]
 
@@ -62,6 +63,7 @@ def tables(cohort: Cohort) -> list[Finding]:
         *_sites(cohort),
         *_kinds(cohort),
         *_reports(cohort),
+        _defaults(cohort),
     ]
 
 
@@ -243,3 +245,11 @@ def _duplicates(groups: list[list[Slide]]) -> list[Finding]:
             message = f"slides {chosen[0][0].id} and {chosen[0][1].id} have the same features, {why}"
             found.append(finding(severity, "duplicate features", message, [group[1].id for group in chosen]))
     return found
+
+
+def _defaults(cohort: Cohort) -> Finding:
+    """What a sweep does when its user names nothing else."""
+    use = cohort.defaults
+    message = f"a sweep uses encoder {use.encoder}, text {use.text}, recipe {use.recipe} and runs {', '.join(use.tasks)}"
+    left = [f"{task} (needs {need})" for task, need in _NEEDED.items() if task not in use.tasks]
+    return Finding("info", "defaults", message + (f"; not {', '.join(left)}" if left else ""))

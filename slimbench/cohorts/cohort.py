@@ -51,12 +51,28 @@ class Patches:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a sweep on this cohort uses when the user names nothing else (specs as on the command line)."""
+    """What a sweep on this cohort uses when the user names nothing else (specs as on the command line).
+
+    A cohort file that names no tasks gets those of them that it has the tables for (`usual_tasks`).
+    """
 
     encoder: str = "slim-base"
     text: str = "hf"
     recipe: str = "paper"
     tasks: tuple[str, ...] = ("linear-probe", "zero-shot", "retrieval", "efficiency")
+
+
+def usual_tasks(slides: Sequence[Slide], prompts: Prompts | None) -> tuple[str, ...]:
+    """The tasks of `Defaults` that these slides can answer: a probe wants labels, zero-shot labels and
+    prompts, retrieval two reports, all of them in the test split."""
+    test = [slide for slide in slides if slide.split == "test"]
+    labelled = any(slide.label is not None for slide in test)
+    can = {
+        "linear-probe": labelled,
+        "zero-shot": labelled and prompts is not None,
+        "retrieval": sum(slide.report is not None for slide in test) >= 2,
+    }
+    return tuple(task for task in Defaults().tasks if can.get(task, True))
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class PromptsSection(_Section):
 
 
 class DefaultsSection(_Section):
-    """What a sweep on this cohort uses when its user names nothing else."""
+    """What a sweep on this cohort uses when its user names nothing else; see `cohort.Defaults`."""
 
     encoder: str | None = None
     text: str | None = None

@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slimbench.cohorts.cohort import CaptionSource, Cohort, Defaults, Patches, Prompts, Slide, fingerprint_of
+from slimbench.cohorts.cohort import (
+    CaptionSource,
+    Cohort,
+    Defaults,
+    Patches,
+    Prompts,
+    Slide,
+    fingerprint_of,
+    usual_tasks,
+)
 from slimbench.cohorts.config import CohortFile, read_cohort_file
 from slimbench.cohorts.findings import Finding, finding
 from slimbench.cohorts.join import Join, join
@@ -102,6 +111,7 @@ def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
     name = file.name or path.stem
     captions: CaptionSource = file.reports.source if file.reports is not None else "report"
     dim = known[rows[0][1]].dim
+    stated = file.defaults.model_dump(exclude_none=True)
     cohort = TableCohort(
         name=name,
         slides=slides,
@@ -114,7 +124,7 @@ def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
         files={slide: (copies.get(name, files[name]), name) for slide, name in names.items()},
         entries={slide: known[name] for slide, name in names.items()},
         prompts=prompts,
-        defaults=Defaults(**file.defaults.model_dump(exclude_none=True)),
+        defaults=Defaults(**{"tasks": usual_tasks(slides, prompts)} | stated),
         dropped={reason: count for reason, count in tables.dropped.items() if count},
         joins=tuple(tables.joins),
     )
