@@ -11,9 +11,9 @@ from slimbench.statistics.bootstrap import bootstrap, groups_of, jackknife
 from slimbench.statistics.estimates import estimate, titan_kappas
 from slimbench.statistics.intervals import interval, standard_error
 from slimbench.statistics.means import (
+    clustered_error,
     mean_rank_estimate,
     median_rank_estimate,
-    resampled_mean,
     share_estimate,
 )
 from slimbench.statistics.metrics import NAMES, measure
@@ -121,10 +121,8 @@ def test_wilson_is_scipys_at_the_effective_number_of_slides():
 def test_percentile_and_bca_agree_with_scipy():
     rng = np.random.default_rng(4)
     values = rng.exponential(size=40)
-    weighting = bootstrap([str(i) for i in range(40)], draws=20_000)
-    draws, left_out = resampled_mean(values, weighting), (values.sum() - values) / 39
-    order = np.argsort([str(i) for i in range(40)], kind="stable")
-    left_out = left_out[order]
+    weights = bootstrap([f"{i:02}" for i in range(40)], draws=20_000).weights
+    draws, left_out = weights @ values / 40, (values.sum() - values) / 39
     for method, theirs in (("percentile", "percentile"), ("bca", "BCa")):
         found = interval("x", values.mean(), draws, groups=40, n=40, method=method, left_out=left_out)
         expected = stats.bootstrap(
@@ -223,6 +221,21 @@ def test_titan_kappas_rank_the_classes_that_occur():
     assert found["nw_kappa"] == pytest.approx(sk.cohen_kappa_score(truth, predicted, weights="linear"))
     assert titan_kappas(0 * truth, np.eye(9)[0 * predicted]) == {"kappa": None, "nw_kappa": None}
     assert found["kappa"] != pytest.approx(measure(["kappa_quadratic"], truth, log_p)["kappa_quadratic"][0])
+
+
+def test_clustered_error_is_what_the_patient_bootstrap_tends_to():
+    rng = np.random.default_rng(1)
+    patients = [f"p{i}" for i in rng.integers(0, 150, 400)]
+    effect = dict(zip(sorted(set(patients)), rng.normal(size=150), strict=False))
+    values = np.array([effect[patient] for patient in patients]) + rng.normal(size=400)
+    weighting = bootstrap(patients)
+    rows = weighting.weights[:, weighting.group].astype(np.float64)
+    drawn = (rows @ values) / rows.sum(axis=1)
+    groups = weighting.weights.shape[1]
+    assert clustered_error(values, patients) == pytest.approx(standard_error(drawn, groups), rel=0.03)
+    alone = values.std() / np.sqrt(399)
+    assert clustered_error(values, [str(i) for i in range(400)]) == pytest.approx(alone, rel=1e-9)
+    assert clustered_error(values, patients) > 1.3 * alone
 
 
 def test_means_over_queries():

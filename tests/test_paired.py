@@ -73,7 +73,7 @@ def test_accuracy_is_compared_by_bonett_price_and_mcnemar():
 
 def test_swapping_patients_of_one_slide_is_mcnemars_test(monkeypatch):
     monkeypatch.setattr(paired, "DRAWS", 20_000)
-    for seed in range(40):
+    for seed in range(15):
         first, second = two(40, seed=seed, gap=0.3)
         pair = align([first, second], CLASSES)
         right = [(t["label"] == t["predicted"]).to_numpy() for t in (first, second)]
@@ -101,17 +101,14 @@ def test_swaps_are_those_of_brute_force(metric, monkeypatch):
 
 
 def test_drawn_swaps_approach_all_swaps(monkeypatch):
-    first, second = two(60, per_patient=4, seed=3, gap=0.5)
-    exact = paired._swap_counts("weighted_f1", align([first, second], CLASSES), 0, 1)
-    everything = paired._swaps
-    monkeypatch.setattr(
-        paired,
-        "_swaps",
-        lambda g, draws, seed: np.random.default_rng(0).integers(0, 2, (draws, g)).astype("f4"),
-    )
-    drawn = paired._swap_counts("weighted_f1", align([first, second], CLASSES), 0, 1)
-    assert len(everything(13, 10_000, ["p"])) == 2**13 and len(everything(14, 10_000, ["p"])) == 10_000
-    assert drawn == pytest.approx(exact, abs=0.02)
+    pair = align(two(60, per_patient=4, seed=3, gap=0.5), CLASSES)
+    monkeypatch.setattr(paired, "DRAWS", 2**15)
+    exact = paired._swap_counts("weighted_f1", pair, 0, 1)
+    monkeypatch.setattr(paired, "DRAWS", 4_000)
+    assert paired._swap_counts("weighted_f1", pair, 0, 1) == pytest.approx(exact, abs=0.03)
+    for patients, draws, patterns in ((12, 5_000, 2**12), (13, 5_000, 5_000)):
+        drawn = np.concatenate(list(paired._swaps(patients, draws, ["p"])))
+        assert drawn.shape == (patterns, patients) and abs(drawn.mean() - 0.5) < 0.02
 
 
 @pytest.mark.parametrize("metric", [*COUNTED, "auroc"])

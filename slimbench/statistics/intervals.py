@@ -74,8 +74,29 @@ def interval(
             return corrected
         fallback = interval(name, value, draws, groups=groups, n=n, proportion=proportion)
         return Interval(fallback.low, fallback.high, "bca undefined, all resamples on one side: standard")
-    error = standard_error(draws, groups)
-    if proportion and (method == "wilson" or error == 0):
+    return from_error(
+        name,
+        value,
+        standard_error(draws, groups),
+        groups=groups,
+        n=n,
+        proportion=proportion,
+        wilson=method == "wilson",
+    )
+
+
+def from_error(
+    name: str,
+    value: float,
+    error: float,
+    *,
+    groups: int,
+    n: int,
+    proportion: bool = False,
+    wilson: bool = False,
+) -> Interval:
+    """The interval of metric `name` at `value` with a known standard error over at least two patients."""
+    if proportion and (wilson or error == 0):
         return _wilson(value, groups if error == 0 else min(n, value * (1 - value) / error**2))
     if error == 0:
         return Interval(None, None, "no interval: every resample gives the same value")

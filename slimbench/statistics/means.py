@@ -1,4 +1,8 @@
-"""Means over queries with intervals that resample patients: for metrics that are a number per query."""
+"""Means over queries with intervals over patients: for metrics that are a number per query.
+
+Their standard error needs no resampling: that of a ratio of sums over patients, linearised, is what the
+patient bootstrap tends to, and costs nothing with a million queries.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +10,52 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from slimbench.statistics.bootstrap import DRAWS, bootstrap
+from slimbench.statistics.bootstrap import groups_of
 from slimbench.statistics.estimates import Estimate
-from slimbench.statistics.intervals import Z, interval, standard_error
-from slimbench.statistics.metrics import FloatArray, Weighting
-from slimbench.statistics.threads import one_thread
+from slimbench.statistics.intervals import Interval, Z, from_error
+from slimbench.statistics.metrics import FloatArray
+
+_ONE_PATIENT = Interval(None, None, "no interval: all queries come from one patient")
 
 
-@one_thread()
-def resampled_mean(values: FloatArray, weighting: Weighting) -> FloatArray:
-    """[B] mean of values [n] under each weighting; NaN where nothing was drawn."""
-    groups = weighting.weights.shape[1]
-    sums = np.bincount(weighting.group, values, minlength=groups)
-    sizes = np.bincount(weighting.group, minlength=groups).astype(np.float64)
-    weights = weighting.weights.astype(np.float64)
-    mean: FloatArray = (weights @ sums) / (weights @ sizes)
-    return mean
+def clustered_error(values: FloatArray, patients: Sequence[str]) -> float | None:
+    """Standard error of the mean of values [n] when whole patients are drawn; None for one patient."""
+    group = groups_of(patients)
+    count = int(group.max()) + 1
+    if count < 2:
+        return None
+    pull = np.bincount(group, values - values.mean(), minlength=count)
+    return float(np.sqrt(np.square(pull).sum() * count / (count - 1)) / len(values))
 
 
 def share_estimate(
     name: str, values: FloatArray, patients: Sequence[str], note: str | None = None
 ) -> Estimate:
     """Mean of values in [0, 1], interval on the logit scale."""
-    weighting, value = bootstrap(patients, DRAWS), float(values.mean())
-    groups = weighting.weights.shape[1]
-    drawn = resampled_mean(values, weighting)
-    ends = interval(name, value, drawn, groups=groups, n=len(values), proportion=True)
+    value, error, n = float(values.mean()), clustered_error(values, patients), len(values)
+    ends = (
+        _ONE_PATIENT
+        if error is None
+        else from_error(name, value, error, groups=len(set(patients)), n=n, proportion=True)
+    )
     notes = "; ".join(filter(None, [note, ends.note])) or None
-    return Estimate(name, value, len(values), ends.low, ends.high, notes)
+    return Estimate(name, value, n, ends.low, ends.high, notes)
 
 
 def mean_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str], last: int) -> Estimate:
     """Mean of ranks in [1, last], normal interval within that range."""
-    weighting, value = bootstrap(patients, DRAWS), float(ranks.mean())
-    groups = weighting.weights.shape[1]
-    if groups < 2:
-        return Estimate(name, value, len(ranks), note="no interval: all queries come from one patient")
-    half = Z * standard_error(resampled_mean(ranks, weighting), groups)
-    return Estimate(name, value, len(ranks), max(1.0, value - half), min(float(last), value + half))
+    value, error = float(ranks.mean()), clustered_error(ranks, patients)
+    if error is None:
+        return Estimate(name, value, len(ranks), note=_ONE_PATIENT.note)
+    return Estimate(name, value, len(ranks), max(1.0, value - Z * error), min(float(last), value + Z * error))
 
 
 def median_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str]) -> Estimate:
-    """Median of ranks; Woodruff's interval: quantiles at one half plus or minus the clustered error of the
-    share at or below the median (Woodruff 1952)."""
-    weighting, value = bootstrap(patients, DRAWS), float(np.median(ranks))
-    groups = weighting.weights.shape[1]
-    if groups < 2:
-        return Estimate(name, value, len(ranks), note="no interval: all queries come from one patient")
-    below = (ranks < value) + (ranks == value) / 2
-    half = Z * standard_error(resampled_mean(below.astype(np.float64), weighting), groups)
-    low, high = np.quantile(ranks, [max(0.0, 0.5 - half), min(1.0, 0.5 + half)])
+    """Median of ranks; Woodruff's interval: quantiles at one half plus or minus 1.96 errors of the share
+    below the median (Woodruff 1952)."""
+    value = float(np.median(ranks))
+    error = clustered_error((ranks < value) + (ranks == value) / 2, patients)
+    if error is None:
+        return Estimate(name, value, len(ranks), note=_ONE_PATIENT.note)
+    low, high = np.quantile(ranks, [max(0.0, 0.5 - Z * error), min(1.0, 0.5 + Z * error)])
     return Estimate(name, value, len(ranks), float(low), float(high))

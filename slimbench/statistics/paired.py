@@ -13,7 +13,7 @@ systems' predictions swapped patient by patient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from slimbench.errors import UsageError
 from slimbench.seeds import seed_of
-from slimbench.statistics.bootstrap import DRAWS, bootstrap
+from slimbench.statistics.bootstrap import DRAWS, bootstrap, groups_of
 from slimbench.statistics.intervals import Z, standard_error
+from slimbench.statistics.means import clustered_error
 from slimbench.statistics.metrics import (
     COUNTED,
     Confusion,
@@ -39,6 +40,7 @@ from slimbench.statistics.significance import mcnemar, smallest_detectable
 from slimbench.statistics.threads import one_thread
 
 _AUROC_SWAPS = 2_000  # each costs four products of n x n comparisons
+_CHUNK = 500  # swaps held at a time
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,6 @@ class Aligned:
     @property
     def one_slide_each(self) -> bool:
         return len(set(self.patients)) == len(self.patients)
-
-    def confusion(self, system: int, weighting: Weighting) -> Confusion:
-        log_p = self.log_p[system]
-        return Confusion.of(self.truth, log_p.argmax(axis=1), log_p.shape[1], weighting)
 
     def drawn(self, metric: str, system: int) -> FloatArray:
         """[B] of the metric in each patient resample, the same resamples for every system."""
@@ -155,7 +153,6 @@ def compare_aligned(pair: Aligned, system: int, reference: int, metric: str) -> 
     return PairedComparison(metric, difference, low, high, p, n, wins + losses, step, detectable)
 
 
-@one_thread()
 def compare_queries(system: pd.DataFrame, reference: pd.DataFrame, metric: str) -> PairedComparison:
     """The same for a mean over queries: predictions of the retrieval task, metric `i2t_mrr` and the like."""
     values = []
@@ -164,22 +161,17 @@ def compare_queries(system: pd.DataFrame, reference: pd.DataFrame, metric: str) 
         values.append(of_direction.assign(value=query_values(of_direction, metric.partition("_")[2])))
     if values[0]["slide_id"].tolist() != values[1]["slide_id"].tolist():
         raise UsageError("the systems were measured on different queries; compare runs of one test set")
-    gap = (values[0]["value"] - values[1]["value"]).to_numpy()
-    weighting = bootstrap(values[0]["patient"].tolist(), DRAWS)
-    groups = weighting.weights.shape[1]
-    of_patient = np.bincount(weighting.group, gap, minlength=groups)
-    slides = np.bincount(weighting.group, minlength=groups)
-    weights = weighting.weights.astype(np.float64)
+    gap, patients = (values[0]["value"] - values[1]["value"]).to_numpy(), values[0]["patient"].tolist()
     n, difference, discordant = len(gap), float(gap.mean()), int((gap != 0).sum())
-    if groups < 2:
+    error = clustered_error(gap, patients)
+    if error is None:
         return PairedComparison(metric, difference, None, None, None, n, discordant, None, None)
-    half = Z * standard_error((weights @ of_patient) / (weights @ slides), groups)
-    moved = of_patient[of_patient != 0]
-    swaps = _swaps(len(moved), DRAWS, values[0]["patient"].tolist())
-    drawn = ((1 - 2 * swaps.astype(np.float64)) @ moved) / n
-    p = _share_as_extreme(difference, drawn, len(moved))
+    moved = np.bincount(groups_of(patients), gap)
+    moved = moved[moved != 0]
+    drawn = [((1 - 2 * swaps) @ moved) / n for swaps in _swaps(len(moved), DRAWS, patients)]
+    p = _share_as_extreme(difference, np.concatenate(drawn), len(moved))
     return PairedComparison(
-        metric, difference, difference - half, difference + half, p, n, discordant, None, None
+        metric, difference, difference - Z * error, difference + Z * error, p, n, discordant, None, None
     )
 
 
@@ -223,11 +215,11 @@ def _swap_counts(metric: str, pair: Aligned, system: int, reference: int) -> flo
     np.add.at(change, (group, place[:n]), -1)
     change = change[change.any(axis=1)]
     swaps = _swaps(len(change), DRAWS, pair.patients)
-    moved = (swaps @ change.astype(np.float32)).astype(np.float64)
+    moved = np.vstack([0 * change[:1].sum(axis=0), *(chunk @ change for chunk in swaps)])
     support = np.bincount(pair.truth, minlength=classes)
     values = []
     for part, sign in ((place[:n], 1), (place[n:], -1)):
-        counts = np.bincount(part, minlength=len(codes)) + sign * np.vstack([0 * moved[:1], moved])
+        counts = np.bincount(part, minlength=len(codes)) + sign * moved
         values.append(COUNTED[metric](Confusion(codes // classes, codes % classes, counts, support)))
     difference = values[0] - values[1]
     return _share_as_extreme(float(difference[0]), difference[1:], len(change))
@@ -239,7 +231,9 @@ def _swap_auroc(pair: Aligned, system: int, reference: int) -> float:
     truth = np.concatenate([pair.truth, pair.truth])
     scores = np.concatenate([pair.log_p[system], pair.log_p[reference]])
     group = np.concatenate([pair.weighting.group, pair.weighting.group + groups])
-    swaps = np.vstack([np.zeros((1, groups), np.float32), _swaps(groups, _AUROC_SWAPS, pair.patients)])
+    swaps = np.vstack([np.zeros((1, groups)), *_swaps(groups, _AUROC_SWAPS, pair.patients)]).astype(
+        np.float32
+    )
     first, second = np.hstack([1 - swaps, swaps]), np.hstack([swaps, 1 - swaps])
     difference = auroc(truth, scores, Weighting(first, group)) - auroc(
         truth, scores, Weighting(second, group)
@@ -247,13 +241,15 @@ def _swap_auroc(pair: Aligned, system: int, reference: int) -> float:
     return _share_as_extreme(float(difference[0]), difference[1:], groups)
 
 
-def _swaps(patients: int, draws: int, seed: Sequence[str]) -> NDArray[np.float32]:
-    """[R, patients] zeros and ones: every pattern if there are at most `draws`, else `draws` fair ones."""
+def _swaps(patients: int, draws: int, seed: Sequence[str]) -> Iterator[FloatArray]:
+    """Chunks [r, patients] of zeros and ones: every pattern if there are at most `draws`, else `draws` fair ones."""
     if 2**patients <= draws:
-        patterns = np.arange(2**patients)[:, None] >> np.arange(patients) & 1
-        return patterns.astype(np.float32)
+        yield (np.arange(2**patients)[:, None] >> np.arange(patients) & 1).astype(np.float64)
+        return
     generator = np.random.default_rng(seed_of("swap", draws, *seed))
-    return generator.integers(0, 2, (draws, patients), dtype=np.int8).astype(np.float32)
+    for first in range(0, draws, _CHUNK):
+        size = (min(_CHUNK, draws - first), patients)
+        yield generator.integers(0, 2, size, dtype=np.int8).astype(np.float64)
 
 
 def _share_as_extreme(difference: float, drawn: FloatArray, patients: int) -> float:
