@@ -65,7 +65,8 @@ class LongNet(BlockEncoder):
                 padding=self.padding,
             )
 
-        turned: Tensor = self.blocks[index](pack.x, self.rotations(pack), attend)
+        one_slide = len(pack.lengths) == 1
+        turned: Tensor = self.blocks[index](pack.x, self.rotations(pack), attend, by_head=one_slide)
         return turned
 
     def attention(self, index: int) -> AttentionAhead:

@@ -26,8 +26,7 @@ def rotate(x: Tensor, by: Tensor) -> Tensor:
 
 
 def rotate_(x: Tensor, by: Tensor) -> None:
-    """`rotate` in place, without a copy in fp32 (inference)."""
-    if x.dtype == torch.float32:
-        torch.view_as_complex(x.unflatten(-1, (-1, 2))).mul_(by.unsqueeze(1))
-    else:
-        x.copy_(rotate(x, by))
+    """`rotate` in place (inference)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).mul_(by.unsqueeze(1))
+    if x.dtype != torch.float32:  # else `pairs` is x itself
+        x.copy_(torch.view_as_real(pairs).flatten(-2))

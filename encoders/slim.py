@@ -11,16 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from slimbench.context import AttentionAhead
-from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
-from slimbench.encoders.attention_backends import backend
+from slimbench.encoder import Pack, SlideInput
 from slimbench.encoders.blocks import Block
-from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention
+from slimbench.encoders.longnet import LongNet
 from slimbench.encoders.rope import rotations
 from slimbench.errors import UsageError
 
 
-class Slim(BlockEncoder):
+class Slim(LongNet):
     """LongNet over patch features [N, input_dim]; the embedding is the normalised [CLS], [width].
 
     input_dim     width of the patch features; projected only when it differs from `width`, as in the
@@ -44,18 +42,16 @@ class Slim(BlockEncoder):
         rope_base: float = 10_000.0,
         proportional: bool = True,
     ) -> None:
-        super().__init__(width, depth)
         if width % heads or (width // heads) % 4:
             raise UsageError(
                 f"slim: width {width} over {heads} heads gives {width / heads:g} channels a head; "
                 "rotary positions need a multiple of 4"
             )
-        check_branches(segments, ratios)
-        self.segments, self.ratios = segments, ratios
-        self.head_dim, self.rope_base, self.proportional = width // heads, rope_base, proportional
-        self.project = nn.Linear(input_dim, width) if input_dim != width else nn.Identity()
+        project = nn.Linear(input_dim, width) if input_dim != width else nn.Identity()
+        blocks = (Block(width, heads, mlp) for _ in range(depth))
+        super().__init__(project, blocks, width, depth, segments, ratios, proportional)
+        self.head_dim, self.rope_base = width // heads, rope_base
         self.cls = nn.Parameter(torch.empty(width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         nn.init.trunc_normal_(self.cls, std=0.02)
 
@@ -65,43 +61,12 @@ class Slim(BlockEncoder):
         tokens = [slide.tokens.replace_x(part) for slide, part in zip(slides, x.split(lengths), strict=True)]
         return Pack.join([(self.cls, part) for part in tokens])
 
-    def block(self, index: int, pack: Pack) -> Tensor:
-        log_size = pack.size.log() if pack.merged and self.proportional else None
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return dilated_attention(
-                q, k, v, self.segments, self.ratios, lengths=pack.lengths, log_size=log_size
-            )
-
-        turned: Tensor = self.blocks[index](
-            pack.x, rotations(pack.coords, self.head_dim, self.rope_base), attend
-        )
-        return turned
-
-    def attention(self, index: int) -> AttentionAhead:
-        block = self.blocks[index]
-        assert isinstance(block, Block)
-        return block
+    def rotations(self, pack: Pack) -> Tensor:
+        return rotations(pack.coords, self.head_dim, self.rope_base)
 
     def pool(self, pack: Pack) -> Tensor:
         pooled: Tensor = self.norm(pack.x[pack.cls_rows()])
         return pooled
-
-    def operations(self, patches: int, counts: Sequence[int]) -> tuple[Operation, ...]:
-        stated: list[Operation] = []
-        if isinstance(self.project, nn.Linear):
-            flops = 2 * patches * self.project.weight.numel()
-            stated.append(Operation("project", "project", flops, flops))
-        for index, tokens in enumerate(counts):
-            block = self.blocks[index]
-            assert isinstance(block, Block)
-            branches = (tokens + 1, self.segments, self.ratios, block.heads)
-            pairs, padded = attended_pairs(*branches), attended_pairs(*branches, padded=True)
-            stated += block.operations(f"blocks.{index}", tokens + 1, pairs, padded)
-        return tuple(stated)
-
-    def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
-        return backend(device, dtype).name
 
 
 def slim_base(input_dim: int) -> Slim:
