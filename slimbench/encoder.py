@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from slimbench.context import AttentionAhead, Context
+from slimbench.errors import UsageError
 from slimbench.reducer import Reducer, ReducerFactory
 from slimbench.schedule import Geometric, Schedule
 from slimbench.seeds import seed_of
@@ -103,7 +104,7 @@ class SlideEncoder(nn.Module, ABC):
     def place_reducers(self, factory: ReducerFactory, schedule: Schedule) -> None:
         """Build one reducer for each module of the schedule; an encoder that has no place for them
         raises UsageError."""
-        raise NotImplementedError
+        raise UsageError(f"{type(self).__name__} has no place for reducers; write one on BlockEncoder")
 
     @abstractmethod
     def forward(self, slides: Sequence[SlideInput], plan: Plan) -> Encoded:
