@@ -11,11 +11,14 @@ BUILT_INS = {
     "vit-tiny": "slimbench.encoders.vit:vit_tiny",
 }
 
+WEIGHTS = {"gigapath": "slimbench.encoders.gigapath_checkpoint:weights"}
+
 KERNELS = (
     "attention_backends",
     "attention_rows",
     "blocks",
     "dilated_attention",
+    "gigapath_checkpoint",
     "longnet",
     "reachability",
     "rope",

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from slimbench.encoder import Pack, SlideInput
 from slimbench.encoders.blocks import Block
+from slimbench.encoders.gigapath_checkpoint import FILE, GIGAPATH, find_checkpoint
 from slimbench.encoders.longnet import LongNet
 from slimbench.encoders.sincos import GridPositions
 from slimbench.errors import CheckpointError, UsageError
 
-FILE = "slide_encoder.pth"
 SEGMENTS = (1024, 5792, 32768, 185368, 1048576)
 RATIOS = (1, 2, 4, 8, 16)
 
@@ -59,7 +59,7 @@ class GigaPath(LongNet):
         self,
         input_dim: int = 1536,
         *,
-        checkpoint: str = "prov-gigapath/prov-gigapath",
+        checkpoint: str = GIGAPATH,
         download: bool = False,
         pooling: Literal["cls", "mean"] = "cls",
         layer: int | None = None,
@@ -104,31 +104,6 @@ class GigaPath(LongNet):
         means = [(t.size.unsqueeze(1) * self.final_norm(t.x)).sum(0) / t.size.sum() for _, t in pack.slides()]
         pooled = self.norm(torch.stack(means))
         return pooled
-
-
-def find_checkpoint(checkpoint: str, download: bool = False) -> Path:
-    """The file that `checkpoint` names; CheckpointError says how to get it. Only `download` uses the network."""
-    path = Path(checkpoint).expanduser()
-    if path.is_dir():
-        path = path / FILE
-    if path.is_file():
-        return path
-    if path.suffix or checkpoint.count("/") != 1:
-        raise CheckpointError(f"no checkpoint at {path}; name Prov-GigaPath's {FILE}")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(checkpoint, FILE, local_files_only=not download))
-    except (OSError, ValueError) as error:
-        if download:
-            raise CheckpointError(
-                f"{FILE} of {checkpoint} cannot be downloaded ({type(error).__name__}); ask for access at "
-                f"huggingface.co/{checkpoint} and set HF_TOKEN, or name a copy: gigapath:checkpoint=PATH"
-            ) from error
-        raise CheckpointError(
-            f"{FILE} of {checkpoint} is not in this machine's Hugging Face cache; name a copy with "
-            "gigapath:checkpoint=PATH, or fetch it with gigapath:download=true"
-        ) from error
 
 
 def load_published(encoder: GigaPath, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Where plugins are found: reducers, encoders, tasks, text towers.
 
     built-ins       the BUILT_INS dictionary of each room's __init__.py, {name: "module:attribute"}
+                    and WEIGHTS, {name: "module:function"}, for those that come with published weights
     third parties   entry points of their own package, in group `slimbench.<kind>`
     first hour      path/to/file.py:Class
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from slimbench.errors import PluginError, UsageError
+from slimbench.files import content_hash
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,37 @@ class Registry:
         if spec.of is None:
             return own
         return hashlib.sha256((own + self.code_hash(spec.of)).encode()).hexdigest()[:16]
+
+    def reads_weights(self, spec: Spec | str) -> bool:
+        """Whether `spec` names a built-in that comes with published weights: one of its room's WEIGHTS."""
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        return spec.name in getattr(importlib.import_module(self.room), "WEIGHTS", {})
+
+    def by_content(self, spec: Spec | str) -> str:
+        """`spec` with hashes of what they hold in place of the files and folders that its arguments name.
+
+        The same weights in another place then have the same spec, and other weights in the same place have
+        another one. Nothing of a plugin is imported: a room's WEIGHTS gives for each built-in with published
+        weights a "module:function" without torch that hashes them from the arguments that say where they
+        are, the first of which stands for all in the spec; it raises an error of its own when they are not
+        on this machine. Any other argument names a file if there is one of that name.
+        """
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        args = dict(spec.args)
+        if self.reads_weights(spec):
+            module, _, name = importlib.import_module(self.room).WEIGHTS[spec.name].partition(":")
+            weights = getattr(importlib.import_module(module), name)
+            where = list(inspect.signature(weights).parameters)
+            given = {key: args.pop(key) for key in where if key in args}
+            args[where[0]] = weights(**typed_arguments(weights, Spec(spec.name, given)))
+        for key, text in args.items():
+            path = Path(text).expanduser()
+            if path.is_file() or ("/" in text and path.is_dir()):
+                try:
+                    args[key] = content_hash(path)
+                except OSError as error:
+                    raise UsageError(f"{spec.name}: {key}={text} cannot be read ({error.strerror})") from None
+        return str(Spec(spec.name, args, spec.of and Spec.parse(self.by_content(spec.of))))
 
 
 def typed_arguments(

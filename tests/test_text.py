@@ -248,7 +248,7 @@ def test_hf_missing_model_is_one_line_at_once(model, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     started = time.monotonic()
-    with pytest.raises(TextError, match="download=true or give a folder") as caught:
+    with pytest.raises(TextError, match=r"download=true, .*model=FOLDER, .*--text tfidf$") as caught:
         HuggingFaceText(REPORTS, model=model)
     assert "\n" not in str(caught.value) and model in str(caught.value)
     assert time.monotonic() - started < 10

@@ -45,14 +45,32 @@ Report = Callable[[Progress], None]
 
 
 def identify(cell: Cell, cohort: Cohort) -> Identity:
-    """Hashes of the data and the code that `cell` names; imports no torch."""
-    code = {
-        "encoder": registry.encoders.code_hash(cell.encoder),
-        "reducer": registry.reducers.code_hash(cell.reducer),
-        "text": registry.text_towers.code_hash(cell.text),
-        **{f"task:{spec}": registry.tasks.code_hash(spec) for spec in cell.tasks},
+    """Hashes of the data, the code and the weights that `cell` names; imports no torch.
+
+    Raises TextError or CheckpointError for published weights that are not on this machine; those of a text
+    tower that nothing is aligned with are not looked for.
+    """
+    plugins = {
+        "encoder": (registry.encoders, cell.encoder),
+        "reducer": (registry.reducers, cell.reducer),
+        "text": (registry.text_towers, cell.text),
+        **{f"task:{spec}": (registry.tasks, spec) for spec in cell.tasks},
     }
-    return Identity(cohort=cohort.fingerprint, code=code)
+    code = {part: room.code_hash(spec) for part, (room, spec) in plugins.items()}
+    if registry.text_towers.reads_weights(cell.text) and not _aligned(cell, cohort):
+        del plugins["text"]
+    contents = {part: room.by_content(spec) for part, (room, spec) in plugins.items()}
+    changed = {part: spec for part, spec in contents.items() if spec != plugins[part][1]}
+    return Identity(cohort=cohort.fingerprint, code=code, contents=changed)
+
+
+def _aligned(cell: Cell, cohort: Cohort) -> bool:
+    """Whether there are reports and an encoder that comes without weights."""
+    return bool(_training_reports(cohort)) and not registry.encoders.reads_weights(cell.encoder)
+
+
+def _training_reports(cohort: Cohort) -> list[str]:
+    return [slide.report for slide in cohort.split("train") if slide.report]
 
 
 def run_cell(cell: Cell, out: Path, report: Report) -> Record:
@@ -115,7 +133,7 @@ def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligne
 
     from slimbench.training.model import Aligned, reducers_of
 
-    reports = [slide.report for slide in cohort.split("train") if slide.report]
+    reports = _training_reports(cohort)
     torch.manual_seed(cell_seed("init", cell))
     encoder: SlideEncoder = registry.encoders.build(cell.encoder, input_dim=cohort.dim)
     encoder.place_reducers(
@@ -123,8 +141,7 @@ def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligne
     )
     trainable = any(parameter.requires_grad for parameter in encoder.parameters())
     if encoder.pretrained or not (reports or trainable):
-        untrained = [type(reducer).__name__ for _, reducer in reducers_of(encoder) if reducer.supervised]
-        if untrained:
+        if any(True for _, reducer in reducers_of(encoder) for _ in reducer.parameters()):
             raise UsageError(
                 f"{cell.reducer} learns what to keep, and {cell.encoder} is not trained here; "
                 "use a reducer that needs no training, such as tome or random"

@@ -55,26 +55,38 @@ class Cell(Strict):
 class Identity(Strict):
     """What the specs of a cell stand for: hashes of data and code that change its numbers.
 
-    cohort  fingerprint of the cohort
-    code    {"encoder": hash, "reducer": hash, "text": hash, "task:linear-probe": hash, ...}
+    cohort    fingerprint of the cohort
+    code      {"encoder": hash, "reducer": hash, "text": hash, "task:linear-probe": hash, ...}
+    contents  {"text": "hf:model=3f0c9a...", ...}: for plugins that read weights or other files, their spec with
+              hashes in place of the files' names (Registry.by_content)
     """
 
     cohort: str
     code: dict[str, str]
+    contents: dict[str, str] = Field(default_factory=dict)
 
     def key(self, cell: Cell) -> str:
         """16 hex digits that name the cell's record.
 
         Device count and paths are left out: the same cohort or plugin file elsewhere is the same cell.
         """
-        asked = _without_paths(cell) | {"tasks": sorted(map(_without_folder, cell.tasks))}
+        tasks = [self.contents.get(f"task:{spec}", spec) for spec in cell.tasks]
+        asked = self._asked(cell) | {"tasks": sorted(map(_without_folder, tasks))}
         return _digest(asked | {"cohort": self.cohort, "code": _named(self.code)})
 
     def training_key(self, cell: Cell) -> str:
         """16 hex digits that name the trained weights: what is evaluated, and how, is left out."""
-        asked = {key: value for key, value in _without_paths(cell).items() if key not in ("tasks", "rate")}
+        asked = {key: value for key, value in self._asked(cell).items() if key not in ("tasks", "rate")}
         code = {part: value for part, value in self.code.items() if not part.startswith("task:")}
         return _digest(asked | {"cohort": self.cohort, "code": _named(code)})
+
+    def _asked(self, cell: Cell) -> dict[str, Any]:
+        """What was asked for, with the contents of files in place of their names."""
+        asked = cell.model_dump(exclude={"cohort"})
+        asked |= {part: spec for part, spec in self.contents.items() if part in asked}
+        return {
+            key: _without_folder(value) if isinstance(value, str) else value for key, value in asked.items()
+        }
 
 
 class MetricValue(Strict):
@@ -170,11 +182,6 @@ class Record(Strict):
 def _without_folder(spec: str) -> str:
     """`a/b/mine.py:Mine` -> `mine.py:Mine`, also inside a wrapper's brackets."""
     return re.sub(r"[^()=,:]*/(?=[^/():]+\.py:)", "", spec)
-
-
-def _without_paths(cell: Cell) -> dict[str, Any]:
-    asked = cell.model_dump(exclude={"cohort"})
-    return {key: _without_folder(value) if isinstance(value, str) else value for key, value in asked.items()}
 
 
 def _named(code: dict[str, str]) -> dict[str, str]:

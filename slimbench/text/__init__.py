@@ -4,3 +4,5 @@ BUILT_INS = {
     "hf": "slimbench.text.hf:HuggingFaceText",
     "tfidf": "slimbench.text.tfidf:TfidfText",
 }
+
+WEIGHTS = {"hf": "slimbench.text.hf:weights"}

@@ -8,6 +8,7 @@ half a minute per call.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import zipfile
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbench.errors import TextError
-from slimbench.files import cache_folder, replacing
+from slimbench.files import cache_folder, content_hash, replacing
 from slimbench.text.tower import TextTower
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ class HuggingFaceText(TextTower):
         download: bool = False,
     ) -> None:
         self._name, self._pooling = model, pooling
-        self._folder = _find(model, download)
         self._reports = tuple(sorted(set(training_reports)))
-        weights = _hash_files(self._folder, model)
+        self._folder = _find(model, download)
+        held = content_hash(self._folder, _weight_files(self._folder))
         self.dim = _read_config(self._folder, model).hidden_size
-        self._cache = _EmbeddingCache(cache_folder() / "text" / f"{weights[:16]}-{pooling}", self.dim)
-        self.fingerprint = hashlib.sha256(repr((weights, pooling, self._reports)).encode()).hexdigest()
+        self._cache = _EmbeddingCache(cache_folder() / "text" / f"{held}-{pooling}", self.dim)
+        self.fingerprint = hashlib.sha256(repr((held, pooling, self._reports)).encode()).hexdigest()
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[len(texts), dim] float32."""
@@ -177,24 +178,47 @@ def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
+def weights(model: str = PUBMEDBERT, download: bool = False) -> str:
+    """16 hex digits of the files that the embeddings of `model` depend on; imports no torch.
+
+    Raises TextError when they are not on this machine and may not be downloaded.
+    """
+    folder = _find(model, download)
+    return content_hash(folder, _weight_files(folder))
+
+
 def _find(model: str, download: bool) -> Path:
     """The folder that holds `model`: itself, or its snapshot in the hub's local cache."""
-    if Path(model).is_dir():
-        return Path(model)
+    if Path(model).expanduser().is_dir():
+        folder = Path(model).expanduser()
+        if not _weight_files(folder):
+            raise TextError(f"text model {model}: no model.safetensors or pytorch_model.bin in {folder}")
+        return folder
     from huggingface_hub import snapshot_download
 
-    try:
-        with _quiet():
-            return Path(snapshot_download(model, local_files_only=not download, allow_patterns=list(_FILES)))
-    except (OSError, ValueError) as error:
-        if download:
-            raise TextError(
-                f"text model {model}: download failed ({_short(error)}); check the id and the network"
-            ) from None
+    with contextlib.suppress(OSError, ValueError):
+        folder = Path(snapshot_download(model, local_files_only=True, allow_patterns=list(_FILES)))
+        if _weight_files(folder):  # a download that was interrupted leaves a folder without them
+            return folder
+    if not download:
+        how = "download=true" if model == PUBMEDBERT else f"model={model},download=true"
         raise TextError(
-            f"text model {model}: no such folder, and not among the models downloaded to this machine; "
-            f"allow the download with hf:model={model},download=true or give a folder"
+            f"text model {model}: no such folder, and not among the models downloaded to this machine; allow the "
+            f"download with --text hf:{how}, give a folder with --text hf:model=FOLDER, or take one that needs no "
+            "download, --text tfidf"
+        )
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:
+        raise TextError(
+            f"text model {model}: download failed ({_short(error)}); check the id and the network"
         ) from None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that embeddings depend on, or none when there are no weights among them."""
+    files = sorted({path for pattern in _FILES for path in folder.glob(pattern)})
+    return files if any(path.suffix in (".safetensors", ".bin") for path in files) else []
 
 
 def _read_config(folder: Path, model: str) -> Any:
@@ -204,19 +228,6 @@ def _read_config(folder: Path, model: str) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise TextError(_unusable(model, error)) from None
-
-
-def _hash_files(folder: Path, model: str) -> str:
-    """SHA-256 over the files that the embeddings depend on."""
-    digest = hashlib.sha256()
-    files = sorted({path for pattern in _FILES for path in folder.glob(pattern)})
-    if not any(path.suffix in (".safetensors", ".bin") for path in files):
-        raise TextError(f"text model {model}: no model.safetensors or pytorch_model.bin in {folder}")
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _unusable(model: str, error: Exception) -> str:
