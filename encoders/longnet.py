@@ -17,6 +17,7 @@ from slimbench.encoder import BlockEncoder, Operation, Pack
 from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.dilated_attention import Mode, attended_pairs, check_branches, dilated_attention
+from slimbench.encoders.reachability import attended
 
 
 class LongNet(BlockEncoder):
@@ -83,6 +84,9 @@ class LongNet(BlockEncoder):
             pairs, padded = attended_pairs(*branches), attended_pairs(*branches, padded=True)
             stated += block.operations(f"blocks.{index}", tokens + 1, pairs, padded)
         return tuple(stated)
+
+    def sources(self, index: int, rows: Tensor) -> Tensor:
+        return attended(rows, self.segments, self.ratios, self._block(index).heads)
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         return backend(device, dtype).name

@@ -19,7 +19,7 @@ def direct_reach(length: int, segments: Sequence[int], ratios: Sequence[int], he
     """[length] bool: the rows that row 0 attends to in any head of any branch, itself among them."""
     first = torch.zeros(length, dtype=torch.bool)
     first[0] = True
-    return _attended(first, segments, ratios, heads)
+    return attended(first, segments, ratios, heads)
 
 
 def reach(
@@ -35,12 +35,12 @@ def reach(
     shares: list[float] = []
     for layer in range(layers):
         if layer < 2 or shares[-1] > shares[-2]:  # what brought nothing new once never will
-            reached = _attended(reached, segments, ratios, heads)
+            reached = attended(reached, segments, ratios, heads)
         shares.append((int(reached.sum()) - 1) / (length - 1) if length > 1 else 1.0)
     return tuple(shares)
 
 
-def _attended(rows: Tensor, segments: Sequence[int], ratios: Sequence[int], heads: int) -> Tensor:
+def attended(rows: Tensor, segments: Sequence[int], ratios: Sequence[int], heads: int) -> Tensor:
     """[L] bool: `rows` and all that they attend to."""
     position = torch.arange(len(rows))
     found = rows.clone()

@@ -96,6 +96,9 @@ class ViT(BlockEncoder):
             stated += [Operation(f"blocks.{index}", name, flops, flops) for name, flops in products.items()]
         return tuple(stated)
 
+    def sources(self, index: int, rows: Tensor) -> Tensor:
+        return rows.any().expand(len(rows))
+
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         return "torch scaled_dot_product_attention"
 

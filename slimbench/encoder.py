@@ -118,6 +118,11 @@ class SlideEncoder(nn.Module, ABC):
         """
         return None
 
+    def sources(self, index: int, rows: Tensor) -> Tensor | None:
+        """[L] bool: the rows of a slide's input to block `index`, [CLS] the first, that its outputs at `rows`
+        [L] bool depend on; None where nobody states it."""
+        return None
+
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
         """Name of the attention kernel that runs for inputs of this kind, for records of what was timed."""
         return "not stated"

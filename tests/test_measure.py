@@ -19,12 +19,14 @@ from slimbench.measure.latency import Timing, matmul_peak, timed
 from slimbench.measure.memory import peak_tensor_bytes
 from slimbench.measure.passes import Pass, by_size
 from slimbench.measure.process import fresh, peak_resident_bytes, resident_bytes, start_peak
+from slimbench.measure.reach import reach
 from slimbench.reducer import Context, Pruner
 from slimbench.registry import reducers
 from slimbench.schedule import Geometric
 from slimbench.task import Embeddings, Metric
 from slimbench.tasks.efficiency import Efficiency
 from slimbench.tokens import Tokens
+from slimbench.trace import Trace
 
 CPU, DIM, MIB = torch.device("cpu"), 24, 2**20
 
@@ -202,3 +204,27 @@ def test_a_pass_computes_no_gradients_and_bf16_only_where_it_is_asked_for() -> N
     slide = FakeEvidence(MeanPool(DIM), Plan()).slide("s5")
     assert Pass(Probe(), Plan(), "fp32")(slide).embedding.dtype == torch.float32
     assert Pass(Probe(), Plan(), "bf16")(slide).embedding.dtype == torch.bfloat16
+
+
+# --- reach -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.6])
+@pytest.mark.parametrize("reducer", ["none", "random", "tome"])
+def test_reach_is_where_the_gradient_of_the_embedding_arrives(reducer: str, rate: float) -> None:
+    torch.manual_seed(1)
+    encoder = Slim(DIM, width=16, heads=4, depth=3, mlp=16, segments=(8, 16), ratios=(1, 4))
+    placed(encoder.eval(), reducer)
+    x = torch.randn(60, DIM, requires_grad=True)
+    encoded = encoder([SlideInput("a", Tokens.of(x))], Plan(Geometric(), rate, trace=True))
+    encoded.embedding.square().sum().backward()
+    assert x.grad is not None and encoded.traces is not None
+    shares = reach(encoder, encoded.traces[0], encoded.counts[0])
+    assert shares is not None and len(shares) == 3
+    assert shares[-1] == pytest.approx(float((x.grad != 0).any(1).float().mean()))
+    assert shares[0] < shares[-1] <= 1
+
+
+def test_nothing_is_said_of_the_reach_of_an_encoder_that_states_nothing() -> None:
+    encoder = placed(MeanPool(DIM), "none")
+    assert reach(encoder, Trace(5), (5,)) is None

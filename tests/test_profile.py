@@ -32,6 +32,8 @@ def test_a_profile_says_what_one_slide_costs(tiny: Profile) -> None:
     assert 0 < tiny.reducer_share < 1
     assert 0 < tiny.peak_share < 1
     assert tiny.attention_backend == "cpu-flash"
+    assert tiny.reach is not None and len(tiny.reach) == 6
+    assert 0.5 < tiny.reach[0] < tiny.reach[1] == 1.0
 
 
 def test_a_made_slide_is_the_same_every_time_and_stands_on_a_square() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from slimbench.encoder import BlockEncoder, Plan, SlideEncoder, SlideInput
 from slimbench.measure.latency import Timing, matmul_peak, settle, timed
 from slimbench.measure.passes import Pass, by_size
 from slimbench.measure.process import answer, fresh, peak_resident_bytes, resident_bytes, start_peak
+from slimbench.measure.reach import reach
 from slimbench.measure.traced import ThreeWays, three_ways
 from slimbench.schedule import schedule
 from slimbench.seeds import generator, seed_of
@@ -85,8 +87,8 @@ class Profile(Strict):
                       reach of it
     pass_bytes        memory at the peak beyond weights and features; process_bytes: in all. Resident set on
                       the CPU, the allocator's on CUDA
-    direct_reach      share of patches that [CLS] sees in the first block; reach: whose content can be in the
-                      embedding. None where the encoder does not say
+    reach             shares of patches that can have reached [CLS] after each block, the first directly; None
+                      where the encoder does not say
     """
 
     subject: Subject
@@ -111,8 +113,7 @@ class Profile(Strict):
     process_bytes: int
     threads: int
     attention_backend: str
-    direct_reach: float | None
-    reach: float | None
+    reach: tuple[float, ...] | None
     provenance: dict[str, Any] = {}
 
 
@@ -129,7 +130,8 @@ def profile(subject: Subject) -> Profile:
     with _clock(encoder, device) as spent:
         timing = timed([partial(run, slide) for slide in slides], device, subject.repeats)
     top = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
-    ways = [three_ways(run, slide) for slide in slides]
+    counted = Pass(encoder, replace(run.plan, trace=True), subject.precision)
+    ways = [three_ways(counted, slide) for slide in slides]
     return _profile(subject, run, slides, timing, ways, peak, (before, top), spent[0])
 
 
@@ -180,6 +182,8 @@ def _profile(
     total = [way.torch.total for way in ways]
     busy = timing.cpu if subject.device == "cpu" else timing.wall
     stated = [way.stated for way in ways if way.stated is not None]
+    shares = [reach(run.encoder, (way.encoded.traces or ())[0], way.encoded.counts[0]) for way in ways]
+    reached = [found for found in shares if found is not None]
     names = sorted({name for way in ways for name in way.torch.operations})
     return Profile(
         subject=subject,
@@ -213,8 +217,7 @@ def _profile(
         process_bytes=memory[1],
         threads=torch.get_num_threads(),
         attention_backend=run.encoder.attention_backend(torch.device(subject.device), run.dtype),
-        direct_reach=None,
-        reach=None,
+        reach=tuple(np.mean(reached, axis=0).tolist()) if reached else None,
     )
 
 
