@@ -14,6 +14,8 @@ from slimbench.cohorts.join import Finder, bad_id, tcga_patient
 from slimbench.cohorts.table import open_file
 from slimbench.cohorts.tables import read_table
 from slimbench.errors import CohortError
+from slimbench.runs.cell import run_cell
+from slimbench.runs.record import Cell
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -265,6 +267,27 @@ def test_slides_without_features_may_be_dropped(folder):
     cohort = opened(folder)
     assert len(cohort.slides) == 3 and cohort.dropped == {"no features": 1}
     assert "features: 3 of 4 slides matched; first without: b" in map(str, cohort.joins)
+
+
+def test_a_record_says_what_was_joined_and_what_was_left_out(folder, tmp_path):
+    change(folder / "cohort.toml", "[slides]", 'missing = "drop"\n[slides]')
+    (folder / "features" / "a.h5").unlink()
+    cell = Cell(
+        encoder="mean-pool",
+        reducer="none",
+        rate=0,
+        trained_at=0,
+        seed=0,
+        cohort=str(folder / "cohort.toml"),
+        text="tfidf",
+        recipe="tiny",
+        tasks=(),
+    )
+    provenance = run_cell(cell, tmp_path / "out", lambda progress: None).provenance
+    assert provenance["dropped"] == {"no features": 1}
+    (joined,) = provenance["joins"]
+    facts = {"what": "features", "matched": 3, "total": 4, "loose": 0, "unused": 0, "first_without": "a"}
+    assert joined == facts
 
 
 def test_ids_join_without_uuid_and_extension(folder, write_trident):

@@ -128,8 +128,7 @@ def _joins(cohort: Cohort) -> list[Finding]:
         Finding("info", "dropped", f"{count:,} slides dropped: {why}", count)
         for why, count in cohort.dropped.items()
     ]
-    joins = cohort.joins if isinstance(cohort, TableCohort) else ()
-    return found + [Finding("info", "join", str(join), join.matched) for join in joins]
+    return found + [Finding("info", "join", str(join), join.matched) for join in cohort.joins]
 
 
 def _splits(cohort: Cohort) -> list[Finding]:

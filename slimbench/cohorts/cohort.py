@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from slimbench.cohorts.join import Join
+
 SPLITS = ("train", "val", "test")
 CaptionSource = Literal["report", "condensed", "template", "template-with-label"]
 
@@ -92,6 +94,7 @@ class Cohort(ABC):
     dim          width of the patch features
     captions     where the reports come from; a probe on labels that the captions hold is label-supervised
     dropped      {reason: count} of slides that the tables name and the cohort leaves out
+    joins        how the tables and the features fitted together; () where nothing was joined
     prompts      zero-shot wording, or None
     fingerprint  hash of all that changes a number (`fingerprint_of`): part of every cell's key
     """
@@ -104,6 +107,7 @@ class Cohort(ABC):
     prompts: Prompts | None
     defaults: Defaults
     dropped: Mapping[str, int]
+    joins: tuple[Join, ...]
     fingerprint: str
 
     @abstractmethod
@@ -148,6 +152,7 @@ class InMemoryCohort(Cohort):
     prompts: Prompts | None = None
     defaults: Defaults = field(default_factory=Defaults)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    joins: tuple[Join, ...] = ()
 
     def patches(self, slide_id: str) -> Patches:
         return self.features[slide_id]

@@ -32,7 +32,6 @@ class TableCohort(Cohort):
 
     files     {slide id: (its feature file, its id there)}
     entries   {slide id: what is remembered of its features}
-    joins     how the tables and the features fitted together
     """
 
     name: str

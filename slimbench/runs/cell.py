@@ -119,7 +119,12 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
         kept=_kept(evidence.embeddings("test")),
         tasks=outcomes,
         provenance=provenance()
-        | {"device": str(device), "captions": cohort.captions, "dropped": dict(cohort.dropped)},
+        | {
+            "device": str(device),
+            "captions": cohort.captions,
+            "dropped": dict(cohort.dropped),
+            "joins": [asdict(join) for join in cohort.joins],
+        },
         started=started,
         ended=datetime.now(UTC),
         seconds=time.monotonic() - clock,
