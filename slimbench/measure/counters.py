@@ -35,9 +35,9 @@ FREE_BESIDES = """
 
     index index_select index_add index_copy index_put _index_put_impl _unsafe_index index_reduce index_fill
     gather scatter scatter_add scatter_reduce masked_select masked_scatter embedding take take_along_dim
-    cat stack repeat repeat_interleave roll flip tril triu constant_pad_nd copy _to_copy to clone contiguous
-    reshape flatten unflatten resize view view_as_complex view_as_real complex polar type_as item
-    _local_scalar_dense is_nonzero nan_to_num lift_fresh
+    cat stack repeat repeat_interleave roll flip tril triu constant_pad_nd copy _to_copy to clone
+    contiguous reshape flatten unflatten resize view _unsafe_view view_as_complex view_as_real complex
+    polar type_as item _local_scalar_dense is_nonzero nan_to_num lift_fresh
 
     empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros ones ones_like
     new_ones full full_like new_full arange linspace eye scalar_tensor fill zero randperm rand randn rand_like
