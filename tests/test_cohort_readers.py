@@ -15,6 +15,7 @@ import torch
 from slimbench.cohorts.cohort import Patches
 from slimbench.cohorts.readers import FORMATS
 from slimbench.cohorts.readers.features import entries, find_files, read_finite
+from slimbench.cohorts.readers.file import as_rows
 from slimbench.cohorts.readers.packed import write_packed
 from slimbench.cohorts.readers.titan import TitanFile
 from slimbench.errors import CohortError
@@ -52,6 +53,19 @@ def test_every_reader_is_listed_once():
     assert {file.stem for file in ROOM.glob("*.py")} - shared == {
         target.rpartition(":")[0].rpartition(".")[2] for target in FORMATS.values()
     }
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["torch", "no torch"])
+@pytest.mark.parametrize("writeable", [True, False])
+def test_every_half_keeps_its_value(monkeypatch, loaded, writeable):
+    if not loaded:
+        monkeypatch.delitem(sys.modules, "torch")
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(256, 256)
+    halves.flags.writeable = writeable
+    rows = as_rows(halves, Path("slide.h5"))
+    assert rows.dtype == np.float32 and rows.flags.c_contiguous and rows.flags.writeable
+    expected = [[float(half) for half in row] for row in halves]
+    np.testing.assert_array_equal(rows, np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

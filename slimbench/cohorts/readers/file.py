@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +94,19 @@ def as_rows(features: NDArray[Any], path: Path) -> NDArray[np.float32]:
         raise CohortError(
             f"{path}: features are {features.dtype}, expected floating point; extract them again"
         )
+    return _float32(features.reshape(n, dim))
+
+
+def _float32(features: NDArray[Any]) -> NDArray[np.float32]:
+    """Contiguous float32. Half precision goes through torch where that is loaded, as it is in training: torch
+    converts with the processor's own instruction, in a third of numpy's time."""
+    torch = sys.modules.get("torch")
+    if torch is not None and features.dtype == np.float16 and features.flags.writeable:
+        rows = np.empty(features.shape, np.float32)
+        torch.from_numpy(rows).copy_(torch.from_numpy(features))
+        return rows
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is found as that
-        return np.ascontiguousarray(features.reshape(n, dim), dtype=np.float32)
+        return np.ascontiguousarray(features, dtype=np.float32)
 
 
 def row_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
