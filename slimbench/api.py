@@ -81,7 +81,7 @@ def sweep(
     )
     runner = executor_called(executor, jobs, timeout, sbatch, run_cell)
     store = Store(out)
-    opened = open_cohort(request.cohort)
+    opened = open_cohort(request.cohort, watch.opening)
     wanted = [
         Job(cell, identify(cell, opened), opened.name, opened.captions)
         for cell in request.cells(opened.defaults)

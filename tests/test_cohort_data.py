@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import slimbench
 from slimbench.cohorts import open_cohort
 from slimbench.cohorts.check import check, effective_rank, mean_pairwise_cosine
 from slimbench.cohorts.cohort import InMemoryCohort, Patches, Slide
@@ -22,6 +23,7 @@ from slimbench.cohorts.readers.features import find_files
 from slimbench.cohorts.splits import SplitRule, make_splits, write_splits
 from slimbench.cohorts.table import open_file
 from slimbench.errors import CohortError, UsageError
+from slimbench.runs.work import Watcher
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -341,6 +343,22 @@ def test_splits_that_cannot_be_made_are_one_line(slides, rule, pattern):
 def test_fractions_must_add_up():
     with pytest.raises(UsageError, match="add up to 1"):
         SplitRule(fractions=(0.8, 0.1, 0.2))
+
+
+# a sweep
+
+
+def test_a_sweep_tells_of_files_that_it_opens_for_the_first_time(folder, tmp_path):
+    told = []
+
+    class Look(Watcher):
+        def opening(self, done, total):
+            told.append((done, total))
+
+    asked = {"cohort": str(folder / "cohort.toml"), "text": "tfidf", "encoders": "mean-pool", "dry_run": True}
+    for _ in range(2):
+        slimbench.sweep("none", 0, out=tmp_path / "out", watch=Look(), **asked)
+    assert told == [(done, 24) for done in range(1, 25)]
 
 
 # pack

@@ -503,6 +503,24 @@ def test_entries_are_remembered_until_the_file_changes(tmp_path, write_trident, 
     assert entries(files, ["s", "t"])[0] == again
 
 
+def test_looking_into_new_files_is_told_and_an_interrupted_look_is_kept(tmp_path, write_trident):
+    for name in "abcd":
+        write_trident(tmp_path / "ab" if name in "ab" else tmp_path / "cd", name)
+    files = find_files([tmp_path / "ab", tmp_path / "cd"])
+
+    def interrupted(done, total):
+        assert total == 4
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        entries(files, files, interrupted)
+    told = []
+    known, _ = entries(files, files, lambda *counts: told.append(counts))
+    assert told == [(1, 1)] and set(known) == set("abcd")
+    assert entries(files, files, interrupted)[0] == known
+
+
 def test_one_bad_file_does_not_hide_the_others(tmp_path, write_trident):
     write_trident(tmp_path, "a")
     (tmp_path / "b.h5").write_bytes(b"no")

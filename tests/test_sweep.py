@@ -379,7 +379,7 @@ def tiny(monkeypatch):
     """slimbench.sweep on a cohort of nothing, with cells that take no time."""
     import fake_cells
 
-    monkeypatch.setattr(api, "open_cohort", lambda name: fake_cells.Cohort())
+    monkeypatch.setattr(api, "open_cohort", lambda name, opening: fake_cells.Cohort())
     return lambda *words, **options: slimbench.sweep(
         *words, jobs=2, run_cell="fake_cells:run_asked", **options
     )
@@ -450,7 +450,7 @@ def test_a_script_without_a_main_guard_can_sweep_and_never_imports_torch(modules
         import fake_cells
         import slimbench
         from slimbench import api
-        api.open_cohort = lambda name: fake_cells.Cohort()
+        api.open_cohort = lambda name, opening: fake_cells.Cohort()
         records = slimbench.sweep("random", 0.5, out={str(tmp_path / "out")!r}, run_cell="fake_cells:run_asked")
         print(len(records), {{record.status for record in records}}, "torch" in sys.modules)
         """)

@@ -105,7 +105,8 @@ def split(
     if by not in ("patient", "site"):
         raise UsageError(f"--by {by}: slides can be split by patient or by site")
     rule = SplitRule((train, val, test), minimum, by, seed)  # type: ignore[arg-type]  # checked above
-    opened = open_file(cohort, splits=False)
+    with _bar("looking into features") as advance:
+        opened = open_file(cohort, splits=False, advance=advance)
     if opened.cohort is None:
         raise CohortError(opened.findings[-1].message)
     made = make_splits(opened.cohort.slides, rule)

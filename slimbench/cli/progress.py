@@ -34,6 +34,7 @@ class Progress(Watcher):
             disable=not self.console.is_terminal,
         )
         self._total: rich.progress.TaskID | None = None
+        self._opening: rich.progress.TaskID | None = None
         self._cells: dict[str, rich.progress.TaskID] = {}
         self._done = self.cells = 0
         self._waiting: frozenset[str] = frozenset()
@@ -46,6 +47,11 @@ class Progress(Watcher):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.stop()
+
+    def opening(self, done: int, total: int) -> None:
+        if self._opening is None:
+            self._opening = self.bars.add_task("looking into features", total=total, line="")
+        self.bars.update(self._opening, completed=done, total=total, visible=done < total)
 
     def planned(self, jobs: Sequence[Job], done: Mapping[str, Record], corrupt: Mapping[str, str]) -> None:
         for path, why in corrupt.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 EMBEDDED = {"digits": "slides made of handwritten digits, with known lesions; built in seconds, no download"}
 
 
-def open_cohort(name: str) -> Cohort:
+def open_cohort(name: str, advance: Callable[[int, int], None] = lambda done, total: None) -> Cohort:
     """The embedded cohort called `name`, or the one that a TOML or YAML file describes.
+
+    advance  is called with (files looked into, files to look into) where features are opened for the first time
 
     Raises CohortError (unknown name, unreadable file, bad data), always one line with the remedy.
     """
@@ -30,4 +33,4 @@ def open_cohort(name: str) -> Cohort:
         raise CohortError(
             f"no cohort is called {name!r}; {nearest(name, EMBEDDED)} One's own is named by its FILE.toml"
         )
-    return from_file(name)
+    return from_file(name, advance)

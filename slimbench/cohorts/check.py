@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from slimbench.cohorts import EMBEDDED, open_cohort
 from slimbench.cohorts.cohort import SPLITS, Cohort, Slide
 from slimbench.cohorts.findings import Finding, Severity, finding
+from slimbench.cohorts.readers.features import Advance, unwatched
 from slimbench.cohorts.table import TableCohort, open_file
 from slimbench.errors import CohortError
 
@@ -24,16 +24,13 @@ COLLAPSED_COSINE = 0.99
 COLLAPSED_RANK = 3.0
 _NEEDED = {"linear-probe": "labels", "zero-shot": "labels and prompts", "retrieval": "reports"}
 
-Advance = Callable[[int, int], None]
 
-
-def check(
-    where: Cohort | str | Path, read: bool = True, advance: Advance = lambda done, total: None
-) -> list[Finding]:
+def check(where: Cohort | str | Path, read: bool = True, advance: Advance = unwatched) -> list[Finding]:
     """Findings about a cohort, or about the one that a file describes or a name stands for; errors first.
 
     read     look through all features: NaN, width, duplicates, collapse (the rest reads tables and headers)
-    advance  is called with (slides read, slides in all) after each slide
+    advance  is called with (slides done, slides to do), first for looking into files that are new and then for
+             reading all of them
     Raises CohortError only where nothing can be opened at all.
     """
     found: list[Finding] = []
@@ -43,7 +40,7 @@ def check(
     elif str(where) in EMBEDDED:
         cohort = open_cohort(str(where))
     else:
-        opened = open_file(Path(where))
+        opened = open_file(Path(where), advance=advance)
         cohort = opened.cohort
         found += opened.findings
     if cohort is not None:
@@ -67,7 +64,7 @@ def tables(cohort: Cohort) -> list[Finding]:
     ]
 
 
-def features(cohort: Cohort, advance: Advance = lambda done, total: None) -> list[Finding]:
+def features(cohort: Cohort, advance: Advance = unwatched) -> list[Finding]:
     """Findings about the features themselves; reads every slide once."""
     bad: dict[str, str] = {}
     same: dict[str, list[Slide]] = {}

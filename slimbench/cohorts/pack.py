@@ -12,14 +12,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from slimbench.cohorts.config import read_cohort_file
 from slimbench.cohorts.join import bad_id
-from slimbench.cohorts.readers.features import current_copies, entries, read_finite
+from slimbench.cohorts.readers.features import Advance, current_copies, entries, read_finite, unwatched
 from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.cohorts.readers.packed import write_packed
 from slimbench.cohorts.table import open_file
@@ -42,18 +42,19 @@ def pack(
     path: Path,
     folder: Path | None = None,
     workers: int | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = unwatched,
 ) -> Packed:
     """Pack the slides of the cohort file `path` that have no current copy yet.
 
     folder   where the copies go; default: what the cohort file names as `packed`
     workers  processes (default: one a core)
-    advance  is called with (slides done, slides to pack) after each
+    advance  is called with (slides done, slides to do), first for looking into files that are new and then for
+             packing
 
     Each copy appears whole or not at all, so an interrupted packing goes on where it stopped. Raises
     CohortError for features that cannot be read or hold NaN, after the other slides are packed.
     """
-    opened = open_file(path, packed=False)
+    opened = open_file(path, packed=False, advance=advance)
     if opened.cohort is None:
         raise CohortError(opened.findings[-1].message)
     target = path.parent / (folder or read_cohort_file(path).packed or _nowhere(path))
@@ -69,7 +70,7 @@ def pack_files(
     files: Mapping[str, FeatureFile],
     folder: Path,
     workers: int | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    advance: Advance = unwatched,
 ) -> Packed:
     """Write `<slide>.h5` into `folder` for every slide of `files` that has no current copy there (see `pack`)."""
     for slide, file in files.items():
@@ -83,8 +84,8 @@ def pack_files(
     for leftover in folder.glob(".*.tmp"):
         if time.time() - leftover.stat().st_mtime > _ABANDONED:
             leftover.unlink(missing_ok=True)
-    known, problems = entries(files, files)
-    current, _ = current_copies(folder, {slide: entry.digest for slide, entry in known.items()})
+    known, problems = entries(files, files, advance)
+    current, _ = current_copies(folder, {slide: entry.digest for slide, entry in known.items()}, advance)
     todo = {slide: file for slide, file in files.items() if slide in known and slide not in current}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, max(len(todo), 1)), context) as pool:

@@ -20,7 +20,15 @@ from slimbench.cohorts.config import CohortFile, read_cohort_file
 from slimbench.cohorts.findings import Finding, finding
 from slimbench.cohorts.join import Join, join
 from slimbench.cohorts.prompts import checked_prompts, read_prompts
-from slimbench.cohorts.readers.features import Entry, current_copies, entries, find_files, read_finite
+from slimbench.cohorts.readers.features import (
+    Advance,
+    Entry,
+    current_copies,
+    entries,
+    find_files,
+    read_finite,
+    unwatched,
+)
 from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.cohorts.rows import Row, Rows, read_rows
 from slimbench.errors import CohortError
@@ -60,9 +68,12 @@ class Opened:
     findings: tuple[Finding, ...]
 
 
-def from_file(name: str | Path) -> TableCohort:
-    """The cohort that a TOML or YAML file describes (see `config`); CohortError for the first error in it."""
-    opened = open_file(Path(name))
+def from_file(name: str | Path, advance: Advance = unwatched) -> TableCohort:
+    """The cohort that a TOML or YAML file describes (see `config`); CohortError for the first error in it.
+
+    advance  as of `open_file`
+    """
+    opened = open_file(Path(name), advance=advance)
     for found in opened.findings:
         if found.severity == "error":
             raise CohortError(found.message)
@@ -70,11 +81,12 @@ def from_file(name: str | Path) -> TableCohort:
     return opened.cohort
 
 
-def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
+def open_file(path: Path, splits: bool = True, packed: bool = True, advance: Advance = unwatched) -> Opened:
     """Open a cohort file and collect every error instead of stopping at the first.
 
-    splits  False: leave the splits unread; every slide's split is then ""
-    packed  False: read the sources even where there are packed copies
+    splits   False: leave the splits unread; every slide's split is then ""
+    packed   False: read the sources even where there are packed copies
+    advance  is called with (files looked into, files to look into) where features are opened for the first time
     Still raises CohortError for what stops the reading: a file, column or key that is not there.
     """
     file = read_cohort_file(path)
@@ -84,7 +96,7 @@ def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
 
     tables = read_rows(file, resolve, splits)
     files = find_files([resolve(part) for part in file.features], file.format)
-    rows, known = _with_features(tables, file, files, path)
+    rows, known = _with_features(tables, file, files, path, advance)
     if not rows:
         none = finding(
             "error", "slides", f"{path}: no slide is left; {'; '.join(map(str, tables.joins))}", [path.name]
@@ -106,7 +118,7 @@ def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
         prompts = checked_prompts(named, tables.classes, str(path))
     copies: Mapping[str, FeatureFile] = {}
     if packed and file.packed is not None:
-        copies = _copies(resolve(file.packed), names.values(), known, tables)
+        copies = _copies(resolve(file.packed), names.values(), known, tables, advance)
     name = file.name or path.stem
     captions: CaptionSource = file.reports.source if file.reports is not None else "report"
     dim = known[rows[0][1]].dim
@@ -131,10 +143,10 @@ def open_file(path: Path, splits: bool = True, packed: bool = True) -> Opened:
 
 
 def _copies(
-    folder: Path, names: Iterable[str], known: Mapping[str, Entry], tables: Rows
+    folder: Path, names: Iterable[str], known: Mapping[str, Entry], tables: Rows, advance: Advance
 ) -> Mapping[str, FeatureFile]:
     """The packed copies in `folder` that are current; those that are not become a warning."""
-    copies, outdated = current_copies(folder, {name: known[name].digest for name in names})
+    copies, outdated = current_copies(folder, {name: known[name].digest for name in names}, advance)
     if outdated:
         message = (
             f"{folder}: the packed copy of slide {outdated[0]} is of other features than its source holds "
@@ -145,7 +157,7 @@ def _copies(
 
 
 def _with_features(
-    tables: Rows, file: CohortFile, files: Mapping[str, FeatureFile], path: Path
+    tables: Rows, file: CohortFile, files: Mapping[str, FeatureFile], path: Path, advance: Advance
 ) -> tuple[list[tuple[Row, str]], dict[str, Entry]]:
     """The rows that have features, each with its id among the files, and the files' entries.
 
@@ -162,7 +174,7 @@ def _with_features(
         )
         tables.findings.append(finding("error", "missing features", message, [row.id for row in without]))
     tables.dropped["no features"] += len(without)
-    known, problems = entries(files, list(found.values()))
+    known, problems = entries(files, list(found.values()), advance)
     if problems:
         message = next(iter(problems.values()))
         tables.findings.append(finding("error", "unreadable features", message, list(problems)))

@@ -43,6 +43,9 @@ class Job:
 class Watcher:
     """Told what happens in a sweep; this one keeps it to itself. Subclass what you want to see."""
 
+    def opening(self, done: int, total: int) -> None:
+        """The cohort's feature files are opened for the first time; not called when all of them are known."""
+
     def planned(self, jobs: Sequence[Job], done: Mapping[str, Record], corrupt: Mapping[str, str]) -> None:
         """Before anything runs: what will, what stands already, which files could not be read."""
 

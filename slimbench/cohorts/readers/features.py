@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,12 @@ from slimbench.cohorts.readers import FORMATS
 from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.errors import CohortError
 from slimbench.files import cache_folder, replacing
+
+Advance = Callable[[int, int], None]
+
+
+def unwatched(done: int, total: int) -> None:
+    """An Advance for whom nobody waits."""
 
 
 @dataclass(frozen=True)
@@ -75,51 +81,67 @@ def read_finite(file: FeatureFile, slide_id: str, dim: int | None = None) -> Pat
 
 
 def entries(
-    files: Mapping[str, FeatureFile], slides: Iterable[str]
+    files: Mapping[str, FeatureFile], slides: Iterable[str], advance: Advance = unwatched
 ) -> tuple[dict[str, Entry], dict[str, str]]:
     """Entries of the slides, and {slide: message} for those whose file cannot be read.
 
+    advance  is called with (files looked into, files to look into): those that nobody has looked into before
+
     They are kept in the user's cache, one file for each folder, and an entry holds as long as size,
-    times and inode of its feature file do.
+    times and inode of its feature file do. What an interrupted look has found is kept too.
     """
     known: dict[str, Entry] = {}
     problems: dict[str, str] = {}
-    by_folder: dict[Path, list[str]] = {}
+    places: dict[Path, Path] = {}
+    notes: dict[Path, dict[str, dict]] = {}
+    unread: list[tuple[str, Path, str, list[int]]] = []
     for slide in slides:
-        by_folder.setdefault(files[slide].path.parent.resolve(), []).append(slide)
-    for folder, members in by_folder.items():
-        place = cache_folder() / "features" / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}.json"
-        remembered = _remembered(place)
-        fresh = dict(remembered)
-        for slide in members:
-            file = files[slide]
+        file = files[slide]
+        folder = file.path.parent
+        if folder not in places:
+            places[folder] = _place(folder)
+            notes[places[folder]] = _remembered(places[folder])
+        place = places[folder]
+        try:
+            stat = file.path.stat()
+        except OSError as error:
+            problems[slide] = f"{file.path}: {error.strerror}"
+            continue
+        key = f"{file.format} {file.path.name} {slide}"
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        note = notes[place].get(key, {})
+        if note.get("state") == state:
+            known[slide] = Entry(**note["entry"])
+        else:
+            unread.append((slide, place, key, state))
+    try:
+        for done, (slide, place, key, state) in enumerate(unread, start=1):
             try:
-                stat = file.path.stat()
-                key = f"{file.format} {file.path.name} {slide}"
-                state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-                if remembered.get(key, {}).get("state") != state:
-                    head = file.head(slide)
-                    entry = Entry(head.patches, head.dim, head.kind, head.digest)
-                    fresh[key] = {"state": state, "entry": asdict(entry)}
-                known[slide] = Entry(**fresh[key]["entry"])
+                head = files[slide].head(slide)
+                known[slide] = Entry(head.patches, head.dim, head.kind, head.digest)
+                notes[place][key] = {"state": state, "entry": asdict(known[slide])}
             except OSError as error:
-                problems[slide] = f"{file.path}: {error.strerror}"
+                problems[slide] = f"{files[slide].path}: {error.strerror}"
             except CohortError as error:
                 problems[slide] = str(error)
-        if fresh != remembered:
-            _remember(place, fresh)
+            advance(done, len(unread))
+    finally:
+        for place in {place for _, place, _, _ in unread}:
+            _remember(place, notes[place])
     return known, problems
 
 
-def current_copies(folder: Path, digests: Mapping[str, str]) -> tuple[dict[str, FeatureFile], list[str]]:
+def current_copies(
+    folder: Path, digests: Mapping[str, str], advance: Advance = unwatched
+) -> tuple[dict[str, FeatureFile], list[str]]:
     """The packed copies in `folder` of what `digests` {slide: digest of its features now} says.
 
-    And the slides whose copy holds something else or cannot be read.
+    And the slides whose copy holds something else or cannot be read. advance  as of `entries`
     """
     if not any(folder.glob("*.h5")):
         return {}, []
     files = {slide: file for slide, file in find_files([folder], "packed").items() if slide in digests}
-    known, _ = entries(files, files)
+    known, _ = entries(files, files, advance)
     current = {slide: files[slide] for slide in known if known[slide].digest == digests[slide]}
     return current, [slide for slide in files if slide not in current]
 
@@ -165,6 +187,15 @@ def _code() -> str:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def _place(folder: Path) -> Path:
+    """Where the entries of a folder's files are kept."""
+    return (
+        cache_folder()
+        / "features"
+        / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
+    )
 
 
 def _remembered(place: Path) -> dict[str, dict]:
