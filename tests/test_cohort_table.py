@@ -142,6 +142,13 @@ def test_one_table_per_split(folder):
     }
 
 
+def test_a_missing_table_of_splits_says_how_to_make_one(folder):
+    with (folder / "cohort.toml").open("a") as file:
+        file.write('[splits]\ntable = "splits.csv"\n')
+    error(folder, "no table of splits .*splits.csv; `slimbench data split` makes one")
+    assert open_file(folder / "cohort.toml", splits=False).cohort is not None
+
+
 def test_splits_and_labels_from_other_tables(folder):
     (folder / "splits.csv").write_text("slide_id,split\na,test\nb,test\nc,train\nd,\n")
     (folder / "clinical.csv").write_text("PATIENT,SUBTYPE\np1,x\np2,y\n")

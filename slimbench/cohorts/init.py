@@ -26,7 +26,7 @@ _FEATURES = (".h5", ".hdf5", ".pt", ".npz", ".pkl", ".pickle")
 _ONE_FILE = (".npz", ".pkl", ".pickle")  # formats that hold many slides in a file
 _PATIENT = ("case_id", "patient_id", "patient", "PATIENT", "submitter_id", "case")
 _LABEL = ("OncoTreeCode", "diagnosis", "label", "subtype", "target", "class", "grade")
-_SITE = ("source_site", "site", "center", "centre")
+_SITE = ("source_site", "site", "center", "centre", "hospital")
 _TEXT = ("text", "report", "caption")
 
 

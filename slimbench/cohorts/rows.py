@@ -61,6 +61,10 @@ def read_rows(file: CohortFile, resolve: Callable[[Path], Path], splits: bool = 
         )
     if splits and file.splits is not None:
         other = file.splits
+        if not resolve(other.table).is_file():
+            raise CohortError(
+                f"no table of splits {resolve(other.table)}; `slimbench data split` makes one from this cohort file"
+            )
         out.rows = _joined(out, "splits", resolve(other.table), other.slide, other.patient, other.split)
     if file.reports is not None:
         texts = file.reports
