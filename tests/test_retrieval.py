@@ -51,7 +51,8 @@ def test_equal_to_a_slow_reference(seed, m, extra):
 def test_tiles_and_bands_that_do_not_divide_the_pairs_change_nothing(monkeypatch):
     images, texts, owner = pairs(4, 53, 41)
     whole = rank_pairs(images, texts, owner)
-    monkeypatch.setattr(retrieval, "_TILE", 12)
+    monkeypatch.setattr(retrieval, "_ROWS", 12)
+    monkeypatch.setattr(retrieval, "_COLUMNS", 9)
     monkeypatch.setattr(retrieval, "_BAND", 5)
     for one, other in zip(whole, rank_pairs(images, texts, owner), strict=True):
         assert (one.better == other.better).all() and (one.tied == other.tied).all()

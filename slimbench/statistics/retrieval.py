@@ -22,7 +22,8 @@ from torch import Tensor
 from slimbench.errors import UsageError
 from slimbench.statistics.metrics import FloatArray, IntArray
 
-_TILE, _BAND = 2048, 32  # scores per product, and rows of them that stay in cache while they are counted
+_ROWS, _COLUMNS = 1024, 2048  # scores of one product
+_BAND = 32  # rows of them that stay in cache while they are counted
 _EXACT = 20_000  # up to this many items scores are float64
 _TOLERANCE = {torch.float64: 1e-12, torch.float32: 2.4e-7}  # rounding of a dot product of unit vectors
 
@@ -86,28 +87,37 @@ def rank_pairs(
     dtype = torch.float64 if max(n, m) <= _EXACT else torch.float32
     x, y = torch.from_numpy(images).to(dtype), torch.from_numpy(texts).to(dtype)
     text_of = torch.from_numpy(owner)
-    own = torch.cat([(a * y[b]).sum(1) for a, b in zip(x.split(_TILE), text_of.split(_TILE), strict=True)])
+    own = torch.cat([(a * y[b]).sum(1) for a, b in zip(x.split(_ROWS), text_of.split(_ROWS), strict=True)])
     best = torch.full((m,), -torch.inf, dtype=dtype).scatter_reduce_(0, text_of, own, "amax")
     above_row, above_column = _bounds(own).unsqueeze(2), _bounds(best).unsqueeze(1)
     row_counts, column_counts = (torch.zeros(2, count, dtype=torch.float64) for count in (n, m))
-    tile, above = torch.empty(_TILE * _TILE, dtype=dtype), torch.empty(2 * _BAND * _TILE, dtype=dtype)
-    for top in range(0, n, _TILE):
-        rows = slice(top, top + _TILE)
-        bands = above_row[:, rows].split(_BAND, 1), row_counts[:, rows].split(_BAND, 1)
-        for left in range(0, m, _TILE):
-            columns = slice(left, left + _TILE)
-            a, b = x[rows], y[columns]
+    tile, above = torch.empty(_ROWS * _COLUMNS, dtype=dtype), torch.empty(2 * _BAND * _COLUMNS, dtype=dtype)
+    row_sums = torch.empty(2, _ROWS, dtype=dtype)
+    column_sums = torch.empty(-(-_ROWS // _BAND), 2, _COLUMNS, dtype=dtype)
+    for top in range(0, n, _ROWS):
+        rows = slice(top, top + _ROWS)
+        a, above_rows = x[rows], above_row[:, rows].split(_BAND, 1)
+        for left in range(0, m, _COLUMNS):
+            columns = slice(left, left + _COLUMNS)
+            b, above_columns = y[columns], above_column[:, :, columns]
             scores = torch.mm(a, b.T, out=tile[: len(a) * len(b)].view(len(a), len(b)))
-            mine = torch.nonzero((text_of[rows] >= left) & (text_of[rows] < left + _TILE))[:, 0]
+            mine = torch.nonzero((text_of[rows] >= left) & (text_of[rows] < left + _COLUMNS))[:, 0]
             scores[mine, text_of[rows][mine] - left] = -torch.inf
-            above_tile, tile_counts = above_column[:, :, columns], column_counts[:, columns]
-            for band, above_band, band_counts in zip(scores.split(_BAND), *bands, strict=True):
-                buffer = above[: 2 * band.numel()].view(2, *band.shape)
+            buffer = above[: 2 * _BAND * len(b)].view(2, _BAND, len(b))
+            of_columns = column_sums[:, :, : len(b)]
+            for band, above_band, of_band, of_tile in zip(
+                scores.split(_BAND),
+                above_rows,
+                row_sums[:, : len(a)].split(_BAND, 1),
+                of_columns,
+                strict=False,
+            ):
                 # Comparisons into floats and their sums are vectorised on the CPU; booleans are not.
-                torch.gt(band, above_band, out=buffer)
-                band_counts += buffer.sum(2)
-                torch.gt(band, above_tile, out=buffer)
-                tile_counts += buffer.sum(1)
+                found = buffer[:, : len(band)]
+                torch.sum(torch.gt(band, above_band, out=found), 2, out=of_band)
+                torch.sum(torch.gt(band, above_columns, out=found), 1, out=of_tile)
+            row_counts[:, rows] += row_sums[:, : len(a)]
+            column_counts[:, columns] += of_columns[: len(above_rows)].sum(0)
     positives = np.bincount(owner, minlength=m)
     return _ranks(row_counts, np.full(n, m)), _ranks(column_counts, n - positives + 1)
 
