@@ -152,6 +152,11 @@ FIELDS = (
     _Field(Column("reducer's share", rank=2), lambda x: percent(x.profile.reducer_share)),
     _Field(Column("pass MiB", "memory", rank=1), lambda x: number(x.profile.pass_bytes / 2**20, 0)),
     _Field(Column("KiB/token", "memory", rank=3), _per_token),
-    _Field(Column("sees", "[CLS]", rank=2), lambda x: percent(x.profile.reach[0] if x.profile.reach else None)),
-    _Field(Column("reaches", "[CLS]", rank=2), lambda x: percent(x.profile.reach[-1] if x.profile.reach else None)),
+    _Field(
+        Column("sees", "[CLS]", rank=2), lambda x: percent(x.profile.reach[0] if x.profile.reach else None)
+    ),
+    _Field(
+        Column("reaches", "[CLS]", rank=2),
+        lambda x: percent(x.profile.reach[-1] if x.profile.reach else None),
+    ),
 )
