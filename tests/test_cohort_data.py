@@ -233,6 +233,19 @@ def test_init_finds_reports_task_file_and_split_tables(folder, write_trident):
     assert "# features = " in text and "slide_features_titan" in text
 
 
+def test_init_takes_the_label_that_a_task_file_names(tmp_path, write_trident):
+    rows = ["case_id\tslide_id\tlabel\ther2\tfold_0"]
+    for number in range(6):
+        write_trident(tmp_path / "features", f"s{number}")
+        rows.append(f"p{number}\ts{number}\tx{number}\t{number % 2}\t{('train', 'test')[number // 4]}")
+    (tmp_path / "k=all.tsv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "config.yaml").write_text("task_col: her2\nlabel_dict: {0: negative, 1: positive}\n")
+    (tmp_path / "cohort.toml").write_text(init(tmp_path))
+    cohort = open_cohort(str(tmp_path / "cohort.toml"))
+    assert cohort.classes == ("negative", "positive")
+    assert [slide.label for slide in cohort.split("test")] == ["negative", "positive"]
+
+
 def test_init_without_splits_leads_to_making_them(folder):
     text = (folder / "labels.csv").read_text()
     (folder / "labels.csv").write_text(

@@ -68,7 +68,8 @@ def init(folder: Path) -> str:
         lines.append(
             f"classes = {_paths([task[0]], folder)}    # their order, which weighted kappas depend on"
         )
-    lines += ["", "[slides]", *_slides(slides, folder)]
+    usual = (str(task[1].get("task_col")), *_LABEL) if task is not None else _LABEL
+    lines += ["", "[slides]", *_slides(slides, folder, usual)]
     if reports is not None:
         lines += [
             "",
@@ -88,8 +89,11 @@ def init(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _slides(named: list[_Named], folder: Path) -> list[str]:
-    """The lines of [slides]: one table per split if there are such, else the one that names most slides."""
+def _slides(named: list[_Named], folder: Path, usual: tuple[str, ...]) -> list[str]:
+    """The lines of [slides]: one table per split if there are such, else the one that names most slides.
+
+    usual  names of label columns, the likeliest first
+    """
     per_split = {
         split: each
         for split in SPLITS
@@ -110,7 +114,7 @@ def _slides(named: list[_Named], folder: Path) -> list[str]:
         lines.append(
             f"patient = {_quoted(best.slide)}    # no column of patients found: every slide counts as one"
         )
-    labels = _label_columns(best.table, {best.slide, patient})
+    labels = _label_columns(best.table, {best.slide, patient}, usual)
     if labels:
         rest = f"    # or {', '.join(labels[1:6])}" if labels[1:] else ""
         lines.append(f"label = {_quoted(labels[0])}{rest}")
@@ -182,14 +186,14 @@ def _tables(folder: Path, slides: Finder) -> Iterator[_Named]:
                 yield _Named(path, table, column, counts[column])
 
 
-def _label_columns(table: Table, taken: set[str | None]) -> list[str]:
+def _label_columns(table: Table, taken: set[str | None], usual: tuple[str, ...]) -> list[str]:
     """Columns that may be labels: the usual names first, then those with two to sixty values."""
-    usual = [name for name in _LABEL if name in table.columns]
-    free = set(table.columns) - taken - {*_SITE, *_TEXT, *usual}
+    first = [name for name in dict.fromkeys(usual) if name in table.columns]
+    free = set(table.columns) - taken - {*_SITE, *_TEXT, *first}
     few = [
         name for name in table.columns if name in free and 2 <= len(set(table.column(name)) - {None}) <= 60
     ]
-    return usual + [name for name in few if not _is_split(table, name)]
+    return first + [name for name in few if not _is_split(table, name)]
 
 
 def _is_split(table: Table, name: str) -> bool:
