@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from slimbench.errors import UsageError
-from slimbench.registry import Spec, typed_arguments
+from slimbench.spec import Spec, typed_arguments
 
 _ROUND_OFF = 1e-6  # 0.1 ** 0.2 * 1000 is 630.957..., but 0.5 ** 1 * 10 may be 4.999...
 

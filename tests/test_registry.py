@@ -10,7 +10,8 @@ import pytest
 import slimbench
 from slimbench import registry
 from slimbench.errors import PluginError, UsageError
-from slimbench.registry import Registry, Spec, typed_arguments
+from slimbench.registry import Registry, _with_neighbours
+from slimbench.spec import Spec, typed_arguments
 
 ROOMS = (registry.reducers, registry.encoders, registry.tasks, registry.text_towers)
 
@@ -178,3 +179,10 @@ def test_finding_plugins_imports_none_of_them():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False []\n"
+
+
+def test_an_encoders_code_hash_covers_the_kernels_it_imports() -> None:
+    covered = set(_with_neighbours("slimbench.encoders.slim", {}))
+    assert {"slimbench.encoders.slim", "slimbench.encoders.dilated_attention"} <= covered
+    assert "slimbench.encoders.attention_rows" in covered and "slimbench.encoders.gigapath" not in covered
+    assert all(module.startswith("slimbench.encoders.") for module in covered)

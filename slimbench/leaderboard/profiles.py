@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from slimbench.leaderboard.published import sources
 from slimbench.leaderboard.table import EMPTY, Cell, Column, Table, count, number, percent, words
 from slimbench.measure.profile import Profile
-from slimbench.registry import Spec
+from slimbench.spec import Spec
 
 PAPER_TABLE, PAPER_PATCHES, PAPER_ENCODERS = 5, 17_182, ("slim", "slim-base")
 OF_PAPER = ("none", "cropr")

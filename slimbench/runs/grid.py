@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from slimbench import registry
 from slimbench.errors import UsageError
-from slimbench.registry import Registry, Spec, typed_arguments
+from slimbench.registry import Registry
 from slimbench.runs.record import Cell
 from slimbench.schedule import own_schedule, schedule
+from slimbench.spec import Spec, typed_arguments
 from slimbench.training.recipe import recipe
 
 if TYPE_CHECKING:

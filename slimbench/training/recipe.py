@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from slimbench.errors import UsageError
-from slimbench.registry import Spec, typed_arguments
+from slimbench.spec import Spec, typed_arguments
 
 
 @dataclass(frozen=True)
