@@ -54,7 +54,7 @@ class StridedRows:
     spare = 0
 
     def take(self, x: Tensor) -> Tensor:
-        """A view where strides allow."""
+        """A view where strides allow, as they do where the ratio is 1."""
         return self._window(x).flatten(0, 1).transpose(1, 2)
 
     take_total = take
