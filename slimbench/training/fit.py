@@ -56,7 +56,7 @@ def fit(
         [parameter for group in groups if group["of_reducer"] is which for parameter in group["params"]]
         for which in (False, True)
     ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2))
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2), fused=True)
     base_lrs = [group["lr"] for group in optimizer.param_groups]
     if isinstance(model.encoder, BlockEncoder):
         model.encoder.checkpointing = recipe.checkpointing
