@@ -27,6 +27,9 @@ from torch import Tensor
 CALLS = 8  # a branch over a packed batch has at most one more kernel calls than this
 CALL_COST = 65_536  # (query, key, head) triples that take as long as one more call (CPU, fp32, d = 24)
 MASK_COST = 0.04  # share of a row's time that a mask adds
+# (token, head) pairs in one call on one slide: what the call makes is small beside the slide, and on the CPU
+# stays in cache and in memory that malloc hands out again.
+CALL_ROWS = {"cpu": 32_768, "cuda": 1 << 20}
 LANES = 16  # ragged rows are filled up to a multiple: what is left over of a vector runs one by one
 
 
@@ -202,10 +205,11 @@ def _strided(
             alike.setdefault((-(-(size - group) // ratio), members), []).append(group)
         for (tokens, members), groups in alike.items():
             missing = -(-segment // ratio) - tokens
-            plan.append(
+            step = max(1, CALL_ROWS.get(device.type, CALL_ROWS["cuda"]) // (tokens * members * len(groups)))
+            plan += [
                 StridedRows(
-                    start=start,
-                    segments=count,
+                    start=start + first * segment,
+                    segments=min(step, count - first),
                     stride=segment,
                     ratio=ratio,
                     group=groups[0],
@@ -216,7 +220,8 @@ def _strided(
                     whole=whole,
                     zeros=torch.tensor(missing, device=device) if missing else None,
                 )
-            )
+                for first in range(0, count, step)
+            ]
     return plan
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from slimbench.encoders import attention_backends as kernels
+from slimbench.encoders import attention_rows
 from slimbench.encoders import dilated_attention as module
 from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.attention_rows import plan_rows
@@ -199,6 +200,26 @@ def test_kernel_calls_do_not_grow_with_the_number_of_slides(monkeypatch):
     many = count_calls(monkeypatch, tuple(sizes))
     assert many <= 2 * 9 and many <= few + 8
     assert count_calls(monkeypatch, tuple(sizes) * 4) <= 2 * 9
+
+
+def test_a_long_slide_is_read_in_calls_of_bounded_size(monkeypatch):
+    """What a call makes is small beside the slide; how it is cut changes nothing."""
+    qkv = fused(300, 4, 4)
+    options = {"segments": (8, 16, 64), "ratios": (1, 2, 4)}
+    whole = dilated_attention(*qkv.unbind(1), **options)
+    grad = torch.autograd.grad(whole.square().sum(), qkv)[0]
+    monkeypatch.setattr(attention_rows, "CALL_ROWS", {"cpu": 64, "cuda": 64})
+    plan_rows.cache_clear()
+    try:
+        cut = dilated_attention(*qkv.unbind(1), **options)
+        plan = plan_rows((300,), *options.values(), 4, 4, CPU)
+        assert max(r.segments * r.groups * r.tokens * r.heads for r in plan) == 64
+        assert torch.equal(cut, whole)
+        torch.testing.assert_close(
+            torch.autograd.grad(cut.square().sum(), qkv)[0], grad, rtol=1e-12, atol=1e-12
+        )
+    finally:
+        plan_rows.cache_clear()
 
 
 def test_full_rows_of_a_pack_need_no_mask_and_rows_are_hardly_filled_up():

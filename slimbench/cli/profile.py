@@ -79,7 +79,7 @@ def profile(
       slimbench profile --cohort my.toml --reducer tome --rates 0.8
     """
     from slimbench.cli.boards import console
-    from slimbench.errors import UsageError
+    from slimbench.errors import SlimbenchError, UsageError
     from slimbench.leaderboard.profiles import profile_table
     from slimbench.leaderboard.render import FORMATS, print_tables
     from slimbench.measure.profile import profile_in_fresh_process
@@ -93,7 +93,11 @@ def profile(
     )
     folder, found = out / PROFILES, []
     for subject in _with_bar(asked):
-        measured = profile_in_fresh_process(subject, provenance())
+        try:
+            measured = profile_in_fresh_process(subject, provenance())
+        except SlimbenchError as error:
+            print(f"{subject}: {error}", file=sys.stderr)
+            continue
         text = measured.model_dump_json(indent=1)
         write_whole(folder / f"{subject.key}.json", text.encode(), replace=True)
         found.append(measured)
@@ -103,6 +107,8 @@ def profile(
     else:
         sys.stdout.write(FORMATS[form](tables))
     print(f"{len(found)} profiles: {folder}/", file=sys.stderr)
+    if len(found) < len(asked):
+        raise typer.Exit(2)
 
 
 def _subjects(
