@@ -85,7 +85,8 @@ def test_what_is_stated_is_what_a_run_is_counted_at(reducer: str, patches: int) 
 
 
 def test_a_router_costs_one_matrix_vector_product() -> None:
-    assert count_reducer(tiny("cropr"), "1", 500, 300) == 2 * 500 * 48
+    assert count_reducer(tiny("cropr:keys=identity"), "1", 500, 300) == 2 * 500 * 48
+    assert count_reducer(tiny("cropr"), "1", 500, 300) == 2 * (500 + 48) * 48  # folding the keys once
 
 
 def test_matching_costs_its_keys_and_every_pair_of_its_two_sets_in_every_round() -> None:

@@ -179,9 +179,11 @@ def test_grid_pool_meets_any_count_on_any_coordinates(data: st.DataObject) -> No
 # --- cropr ---------------------------------------------------------------------------------------
 
 
-def test_cropr_keeps_the_largest_dot_products_in_raster_order() -> None:
-    tokens, reducer = slide(30), built("cropr")
-    scores = tokens.x.double() @ reducer.query.double()
+@pytest.mark.parametrize("keys", ["linear", "identity"])
+def test_cropr_keeps_the_largest_dot_products_in_raster_order(keys: str) -> None:
+    tokens, reducer = slide(30), built(f"cropr:keys={keys}")
+    projected = tokens.x.double() @ reducer.key.weight.double().T if keys == "linear" else tokens.x.double()
+    scores = projected @ reducer.query.double()
     best = scores.argsort(descending=True)[:7].tolist()
     assert reducer(tokens, 7, context(tokens)).tokens.origin.tolist() == sorted(best)
     reducer.order = "score"
@@ -194,8 +196,8 @@ def test_cropr_summary_is_softmax_pooling_and_a_residual_mlp(aggregate_cls: bool
     around = context(tokens, training=True)
     summary = reducer(tokens, 7, around).summary.double()
     x = torch.cat((around.cls.unsqueeze(0), tokens.x)) if aggregate_cls else tokens.x
-    x, q = x.double(), reducer.query.double()
-    weight = (x @ q / DIM**0.5).exp()
+    x, q, key = x.double(), reducer.query.double(), reducer.key.weight.double()
+    weight = (x @ key.T @ q / DIM**0.5).exp()
     z = (weight / weight.sum()) @ x
     normed = (z - z.mean()) / (z.var(unbiased=False) + 1e-6).sqrt()
     up, _, down = reducer.mlp.double()

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -120,15 +121,15 @@ def test_a_controller_that_does_not_answer_is_not_an_empty_queue(tmp_path, monke
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """A Slurm of one node, up while these tests run."""
     needed = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
     missing = [name for name in needed if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"a Slurm of its own needs root and {', '.join(missing or needed)}")
-    folder = tmp_path_factory.mktemp("slurm")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
+    # Not in pytest's own folder: munge wants a socket that all can reach, and pytest's is for its user alone.
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    folder.chmod(0o755)
     for name in ("state", "spool", "log", "munge"):
         (folder / name).mkdir()
     (folder / "munge").chmod(0o711)
@@ -163,6 +164,7 @@ def cluster(tmp_path_factory):
             time.sleep(0.5)
             for path in (folder / "slurmd.pid", folder / "slurmctld.pid", munge / "pid"):
                 _stop(path)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:
