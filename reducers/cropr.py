@@ -14,13 +14,9 @@ patches that is a switch here (`aggregate_cls`). It returns tokens by descending
 `order=score`. Its recipe trains Cropr faster than the blocks by way of layer decay; here that is `lr_scale`.
 
 The SLIM paper writes K(x); Cropr's code has W as a switch that is off, and only without it do SLIM's parameters
-come to the 66 M that the paper states: `keys=identity`. The two rank by the same kind of function, but W makes
-the query turn faster than a bare vector under Adam: on the digits at 90 %, bare queries kept 0.8 to 0.98 of the
-lesion patches from run to run and products with W 0.91 to 0.98, hence the default.
-
-Different from the source: the query learns 20 times as fast again. Adam moves every number by about the
-learning rate, and where weights live at 0.02 a query has to reach several units before its softmax singles
-patches out.
+come to the 66 M that the paper states: `keys=identity`. Both rank by one vector, but a product of W and q turns
+faster under Adam than a bare q: on digits at 90 %, three seeds, it kept 0.95 to 0.99 of the lesion patches, a
+bare query 0.7 to 0.8, hence the default.
 Count class `exact`, O(N D).
 """
 
@@ -65,9 +61,6 @@ class Cropr(Pruner):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         hidden = int(mlp_ratio * dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
-
-    def lr_scale_of(self, parameter: str) -> float:
-        return 20 * self.lr_scale if parameter == "query" else self.lr_scale
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return tokens.x.float() @ self.direction()

@@ -28,9 +28,6 @@ class Reverse(Pruner):
         self.supervised, self.detach, self.lr_scale = of.supervised, of.detach, of.lr_scale
         self.ordered = of.ordered
 
-    def lr_scale_of(self, parameter: str) -> float:
-        return self.of.lr_scale_of(parameter.removeprefix("of."))
-
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return -self.of.score(tokens, context)
 

@@ -62,7 +62,7 @@ class Reducer(nn.Module):
     max_drop    largest share of tokens that one round may take (ToMe: a half); beyond it, rounds
     supervised  True if `supervise` returns a summary that the trainer aligns with the report
     detach      True if the summary sends no gradient into the encoder: `supervise` then sees detached tokens
-    lr_scale    its learning rate as a multiple of the encoder's; by parameter in `lr_scale_of`
+    lr_scale    its learning rate as a multiple of the encoder's
     ordered     True if its choice depends on the order of the rows, and not only on the tokens themselves
     """
 
@@ -93,10 +93,6 @@ class Reducer(nn.Module):
         """Training only, at every call: a summary [D] of all N tokens, which the trainer aligns with the
         report; `supervised` says that there is one."""
         return None
-
-    def lr_scale_of(self, parameter: str) -> float:
-        """Learning rate of the parameter of that name (as in named_parameters) over the encoder's."""
-        return self.lr_scale
 
     @final  # type: ignore[misc]  # torch types forward as an attribute
     def forward(self, tokens: Tokens, keep: int, context: Context) -> Reduction:

@@ -177,7 +177,7 @@ def test_reducers_learn_faster_and_vectors_do_not_decay() -> None:
     head = found[id(made.summary_heads["1"][1].weight)]
     block = found[id(made.encoder.blocks[0].qkv.weight)]
     bias = found[id(made.encoder.blocks[0].qkv.bias)]
-    assert query["lr"] == pytest.approx(100 * SMALL.lr) and query["weight_decay"] == 0
+    assert query["lr"] == pytest.approx(5 * SMALL.lr) and query["weight_decay"] == 0
     assert mlp["lr"] == head["lr"] == pytest.approx(5 * SMALL.lr) and mlp["weight_decay"] == 0.05
     assert block["lr"] == bias["lr"] == SMALL.lr
     assert block["weight_decay"] == 0.05 and bias["weight_decay"] == 0

@@ -114,10 +114,10 @@ def parameter_groups(model: Aligned, recipe: Recipe) -> list[dict[str, Any]]:
     """
     scale_of: dict[int, float] = {}
     for name, reducer in reducers_of(model.encoder):
-        scale_of.update({id(p): reducer.lr_scale_of(own) for own, p in reducer.named_parameters()})
+        members = [*reducer.parameters()]
         if name in model.summary_heads:
-            heads = [*model.summary_heads[name].parameters(), model.summary_log_scales[name]]
-            scale_of.update({id(parameter): reducer.lr_scale for parameter in heads})
+            members += [*model.summary_heads[name].parameters(), model.summary_log_scales[name]]
+        scale_of.update({id(parameter): reducer.lr_scale for parameter in members})
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad:
