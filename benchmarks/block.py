@@ -49,7 +49,9 @@ def main() -> None:
 
     def ours(attend: Callable[..., torch.Tensor]) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            block(x, turns, attend)  # in place: the next round goes on from here, at the same cost
+            block(
+                x, turns, attend, by_head=True
+            )  # in place: the next round goes on from here, at the same cost
 
     sides: dict[str, Callable[[], object]] = {"ours": partial(ours, dilated)}
     if not asked.no_dense:

@@ -26,7 +26,8 @@ def test_a_profile_says_what_one_slide_costs(tiny: Profile) -> None:
     assert tiny.tokens_per_block == (300, 261, 227, 197, 171, 148)
     assert tiny.stated == tiny.counted == tiny.fvcore == sum(tiny.operations.values())
     assert tiny.padded is not None and tiny.padded > tiny.counted
-    assert tiny.reducer_flops == sum(2 * n * 48 for n in (300, 261, 227, 197, 171))
+    fold = 48 * 48  # of key projection and query, once per module
+    assert tiny.reducer_flops == sum(2 * (n * 48 + fold) for n in (300, 261, 227, 197, 171))
     assert tiny.passes == 2
     assert tiny.p95_s >= tiny.median_s > 0
     assert 0 < tiny.reducer_share < 1
