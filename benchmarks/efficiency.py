@@ -17,7 +17,8 @@ from slimbench import registry
 from slimbench.errors import SlimbenchError
 from slimbench.leaderboard.profiles import profile_table
 from slimbench.leaderboard.render import FORMATS
-from slimbench.measure.profile import Profile, Subject, profile_in_fresh_process
+from slimbench.measure.profile import Profile, profile_in_fresh_process
+from slimbench.measure.subject import Subject
 from slimbench.runs.grid import parse_rates
 from slimbench.runs.provenance import provenance
 

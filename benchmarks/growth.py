@@ -21,7 +21,8 @@ from peers import HEADS, HIDDEN, RATIOS, SEGMENTS, WIDTH
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.dilated_attention import dilated_attention
 from slimbench.encoders.rope import rotations
-from slimbench.measure.profile import Subject, made_slide, profile_in_fresh_process
+from slimbench.measure.profile import profile_in_fresh_process
+from slimbench.measure.subject import Subject, made_slide
 from slimbench.runs.provenance import provenance
 
 

@@ -11,7 +11,8 @@ import pytest
 from slimbench.cli import run
 from slimbench.leaderboard.profiles import profile_table, published_flops
 from slimbench.leaderboard.render import to_csv
-from slimbench.measure.profile import Profile, Subject, expected_seconds, made_slide, profile
+from slimbench.measure.profile import Profile, profile
+from slimbench.measure.subject import Subject, expected_seconds, made_slide
 
 TINY = Subject(encoder="slim-tiny", reducer="cropr", rate=0.5, patches=300, dim=24, repeats=2)
 

@@ -11,7 +11,7 @@ import typer
 from slimbench.cli.sweeps import OUT, Out, Precision
 
 if TYPE_CHECKING:
-    from slimbench.measure.profile import Subject
+    from slimbench.measure.subject import Subject
 
 PROFILES = "profiles"
 LARGE = 4096  # patches from which one timed pass on the CPU is the default
@@ -128,7 +128,7 @@ def _subjects(
 
     from slimbench.cohorts.cohort import Defaults
     from slimbench.errors import UsageError
-    from slimbench.measure.profile import Subject
+    from slimbench.measure.subject import Subject
     from slimbench.runs.grid import NO_REDUCER, grid
 
     try:
@@ -167,7 +167,7 @@ def _with_bar(subjects: Sequence[Subject]) -> Iterator[Subject]:
     import rich.progress
     from rich.console import Console
 
-    from slimbench.measure.profile import expected_seconds
+    from slimbench.measure.subject import expected_seconds
 
     console = Console(stderr=True, highlight=False)
     seconds = [expected_seconds(subject) for subject in subjects]

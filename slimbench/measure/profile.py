@@ -6,70 +6,27 @@ and prints a Profile, which is how each row gets a process of its own.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from slimbench import registry
-from slimbench.cohorts import open_cohort
 from slimbench.encoder import BlockEncoder, Plan, SlideEncoder, SlideInput
 from slimbench.measure.latency import Timing, matmul_peak, settle, timed
-from slimbench.measure.passes import Pass, by_size
+from slimbench.measure.passes import Pass
 from slimbench.measure.process import answer, fresh, peak_resident_bytes, resident_bytes, start_peak
 from slimbench.measure.reach import reach
+from slimbench.measure.subject import Strict, Subject, encoder_of, first_patches, slides_of
 from slimbench.measure.traced import ThreeWays, three_ways
 from slimbench.schedule import schedule
-from slimbench.seeds import generator, seed_of
-from slimbench.tokens import Tokens
 
 WARM_UP = 2048  # patches; enough to load every kernel
-START_UP, USUAL_SHARE = 5.0, 0.6  # of a guess: seconds until a process works, and what it reaches of the peak
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Subject(Strict):
-    """What to profile; specs as on the command line.
-
-    patches   of a slide made of noise on a square grid; None: slides of `cohort`
-    dim       width of the made features
-    slides    how many slides of the cohort, at equal steps of its size distribution
-    repeats   timed passes over each slide
-    """
-
-    encoder: str
-    reducer: str
-    rate: float
-    schedule: str = "geometric"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    patches: int | None = None
-    dim: int = 768
-    cohort: str | None = None
-    slides: int = 8
-    repeats: int = 1
-    seed: int = 0
-    device: str = "cpu"
-
-    def __str__(self) -> str:
-        where = self.cohort or f"{self.patches:,} patches"
-        own = "" if self.schedule == "geometric" else f" {self.schedule}"
-        return f"{self.encoder} {self.reducer} {self.rate:g}{own} {self.precision} on {where}"
-
-    @property
-    def key(self) -> str:
-        """16 hex digits that name its record."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
 class Profile(Strict):
@@ -114,58 +71,32 @@ class Profile(Strict):
     threads: int
     attention_backend: str
     reach: tuple[float, ...] | None
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 def profile(subject: Subject) -> Profile:
     """Measure in this process. Raises UncountedError, DisagreementError, and what building raises."""
     device = torch.device(subject.device)
-    slides = [slide for slide in _slides(subject, device)]
-    encoder = _encoder(subject, slides[0].tokens.x.shape[1]).to(device).eval()
+    slides = list(slides_of(subject, device))
+    encoder = encoder_of(subject, slides[0].tokens.x.shape[1]).to(device).eval()
     run = Pass(encoder, Plan(schedule(subject.schedule), subject.rate, subject.seed), subject.precision)
-    peak = matmul_peak(run.dtype, device)
+    peaks = [matmul_peak(run.dtype, device)]
     for slide in slides:
-        run(_first(slide, WARM_UP))
+        run(first_patches(slide, WARM_UP))
     before = _held(device)
     with _clock(encoder, device) as spent:
         timing = timed([partial(run, slide) for slide in slides], device, subject.repeats)
     top = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+    peaks.append(matmul_peak(run.dtype, device))
     counted = Pass(encoder, replace(run.plan, trace=True), subject.precision)
     ways = [three_ways(counted, slide) for slide in slides]
-    return _profile(subject, run, slides, timing, ways, peak, (before, top), spent[0])
+    return _profile(subject, run, slides, timing, ways, max(peaks), (before, top), spent[0])
 
 
 def profile_in_fresh_process(subject: Subject, provenance: dict[str, Any]) -> Profile:
     """`profile` in a process that did nothing else, so that its memory is its own."""
     found = Profile.model_validate_json(fresh(__name__, subject.model_dump_json()))
     return found.model_copy(update={"provenance": provenance})
-
-
-def expected_seconds(subject: Subject) -> float:
-    """A guess at what `profile_in_fresh_process` takes, from FLOPs and one matrix product now."""
-    device = torch.device(subject.device)
-    if subject.cohort is not None:
-        sizes = [slide.patches for slide in by_size(open_cohort(subject.cohort).slides, subject.slides)]
-        dim = open_cohort(subject.cohort).dim
-    else:
-        assert subject.patches is not None
-        sizes, dim = [subject.patches], subject.dim
-    with torch.device("meta"):
-        encoder = _encoder(subject, dim)
-    peak = _peak_now(device) * (torch.get_num_threads() if device.type == "cpu" else 1)
-    total = 0
-    for size in sizes:
-        kept = schedule(subject.schedule).counts(size, encoder.depth, subject.rate)
-        counts: list[int] = []
-        for block in range(encoder.depth):
-            counts.append(kept.get(block, counts[-1] if counts else size))
-        total += sum(operation.flops for operation in encoder.operations(size, counts) or ())
-    return START_UP + total * (subject.repeats + 1) / (USUAL_SHARE * peak)
-
-
-@functools.cache
-def _peak_now(device: torch.device) -> float:
-    return matmul_peak(torch.float32, device, repeats=1)
 
 
 def _profile(
@@ -182,8 +113,11 @@ def _profile(
     total = [way.torch.total for way in ways]
     busy = timing.cpu if subject.device == "cpu" else timing.wall
     stated = [way.stated for way in ways if way.stated is not None]
-    shares = [reach(run.encoder, (way.encoded.traces or ())[0], way.encoded.counts[0]) for way in ways]
+    shares = [
+        reach(run.encoder, way.encoded.traces[0], way.encoded.counts[0]) for way in ways if way.encoded.traces
+    ]
     reached = [found for found in shares if found is not None]
+    reducers = [sum(f for part, f in w.torch.parts.items() if part.startswith("reducers.")) for w in ways]
     names = sorted({name for way in ways for name in way.torch.operations})
     return Profile(
         subject=subject,
@@ -196,14 +130,7 @@ def _profile(
         operations={
             name: float(np.mean([way.torch.operations.get(name, 0) for way in ways])) for name in names
         },
-        reducer_flops=float(
-            np.mean(
-                [
-                    sum(f for part, f in way.torch.parts.items() if part.startswith("reducers."))
-                    for way in ways
-                ]
-            )
-        ),
+        reducer_flops=float(np.mean(reducers)),
         median_s=timing.median,
         p95_s=timing.p95,
         core_s=timing.core_seconds,
@@ -219,45 +146,6 @@ def _profile(
         attention_backend=run.encoder.attention_backend(torch.device(subject.device), run.dtype),
         reach=tuple(np.mean(reached, axis=0).tolist()) if reached else None,
     )
-
-
-def made_slide(patches: int, dim: int, device: torch.device | str = "cpu") -> SlideInput:
-    """A slide of noise [patches, dim] on a square grid, in raster order; a tenth is diagnostic."""
-    draw = generator(seed_of("made slide", patches, dim))
-    side = max(1, round(patches**0.5))
-    rows = torch.arange(patches)
-    coords = torch.stack((rows % side, rows // side), dim=1).float()
-    tokens = Tokens.of(torch.randn(patches, dim, generator=draw), coords)
-    return SlideInput(f"{patches} patches", tokens.to(device), (rows % 10 == 0).to(device))
-
-
-def _slides(subject: Subject, device: torch.device) -> Iterator[SlideInput]:
-    if subject.cohort is None:
-        assert subject.patches is not None
-        yield made_slide(subject.patches, subject.dim, device)
-        return
-    cohort = open_cohort(subject.cohort)
-    for slide in by_size(cohort.slides, subject.slides):
-        patches = cohort.patches(slide.id)
-        coords = None if patches.coords is None else torch.from_numpy(patches.coords)
-        truth = None if patches.lesion is None else torch.from_numpy(patches.lesion).to(device)
-        tokens = Tokens.of(torch.from_numpy(patches.features), coords)
-        yield SlideInput(slide.id, tokens.to(device), truth)
-
-
-def _encoder(subject: Subject, dim: int) -> SlideEncoder:
-    torch.manual_seed(subject.seed)
-    encoder: SlideEncoder = registry.encoders.build(subject.encoder, input_dim=dim)
-    encoder.place_reducers(
-        lambda width: registry.reducers.build(subject.reducer, dim=width), schedule(subject.schedule)
-    )
-    return encoder
-
-
-def _first(slide: SlideInput, patches: int) -> SlideInput:
-    rows = torch.arange(min(patches, len(slide.tokens)), device=slide.tokens.device)
-    tokens = Tokens.of(slide.tokens.x[rows], slide.tokens.coords[rows])
-    return SlideInput(slide.id, tokens, None if slide.truth is None else slide.truth[rows])
 
 
 def _held(device: torch.device) -> int:
