@@ -13,12 +13,16 @@ its note says so.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from slimbench.errors import CohortError
+from slimbench.statistics.estimates import Estimate
+from slimbench.statistics.means import share_estimate
 from slimbench.task import Evidence, Metric, Task, TaskResult
 from slimbench.trace import Trace
 
@@ -29,6 +33,7 @@ class Saliency(Task):
     primary = "lesion_recall"
 
     def run(self, evidence: Evidence) -> TaskResult:
+        patient = {slide.id: slide.patient for slide in evidence.cohort.split("test")}
         rows = []
         merged = False
         for slide_id, trace in evidence.traces("test").items():
@@ -41,6 +46,7 @@ class Saliency(Task):
             rows.append(
                 {
                     "slide_id": slide_id,
+                    "patient": patient[slide_id],
                     "patches": len(lesion),
                     "lesion_patches": int(lesion.sum()),
                     "kept": int((token >= 0).sum()),
@@ -53,23 +59,18 @@ class Saliency(Task):
                 f"{evidence.cohort.name} knows no diagnostic patches; leave the task saliency out"
             )
         table = pd.DataFrame(rows)
-        n = len(table)
         share = float((table["kept"] / table["patches"]).mean())
-        value = float(table["recall"].mean())
         note = "a merged patch counts while its token is at least half diagnostic" if merged else None
-        scored = table["score_auroc"].dropna()
+        found = share_estimate("lesion_recall", table["recall"].to_numpy(), table["patient"].tolist(), note)
+        scored = table.dropna(subset="score_auroc")
+        ranked = Estimate("score_auroc", None, 0, note="this reducer has no score")
+        if len(scored):
+            ranked = share_estimate(
+                "score_auroc", scored["score_auroc"].to_numpy(), scored["patient"].tolist()
+            )
+        enrichment = Metric("lesion_enrichment", float(table["recall"].mean()) / share, len(table))
         return TaskResult(
-            (
-                Metric("lesion_recall", value, n, *mean_interval(table["recall"].to_numpy()), note),
-                Metric("lesion_enrichment", value / share, n),
-                Metric(
-                    "score_auroc",
-                    float(scored.mean()) if len(scored) else None,
-                    len(scored),
-                    *mean_interval(scored.to_numpy()),
-                    note=None if len(scored) else "this reducer has no score",
-                ),
-            ),
+            (Metric(**asdict(found)), enrichment, Metric(**asdict(ranked))),
             table,
             {"kept_share": share, "chance_recall": share},
         )
@@ -96,11 +97,3 @@ def first_scores_auroc(trace: Trace, lesion: NDArray[np.bool_]) -> float | None:
     positives = int(lesion.sum())
     negatives = len(lesion) - positives
     return float((ranks[lesion].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def mean_interval(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    """95 % interval of a mean over slides, normal approximation; None for fewer than two."""
-    if len(values) < 2:
-        return None, None
-    half = 1.96 * float(values.std(ddof=1)) / len(values) ** 0.5
-    return float(values.mean()) - half, float(values.mean()) + half
