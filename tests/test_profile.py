@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from slimbench.cli import run
 from slimbench.leaderboard.profiles import profile_table, published_flops
@@ -137,3 +138,12 @@ def test_mistakes_are_told_before_anything_is_measured(
 ) -> None:
     assert run(["profile", *words.split()]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_is_measured_by_its_own_clock_and_allocator(precision: str) -> None:
+    found = profile(TINY.model_copy(update={"device": "cuda", "patches": 3000, "precision": precision}))
+    assert found.stated == found.counted == found.fvcore
+    assert found.process_bytes > found.pass_bytes > 3001 * 48 * 4  # the residual stream at least
+    assert 0 < found.reducer_share < 1
