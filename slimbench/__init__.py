@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from slimbench.reducer import Pruner as Pruner
     from slimbench.reducer import Reducer as Reducer
     from slimbench.reducer import Reduction as Reduction
+    from slimbench.statistics.estimates import Metric as Metric
     from slimbench.task import Evidence as Evidence
-    from slimbench.task import Metric as Metric
     from slimbench.task import Task as Task
     from slimbench.task import TaskResult as TaskResult
     from slimbench.tokens import Tokens as Tokens
@@ -44,7 +44,7 @@ _PUBLIC = {
     "Encoded": "slimbench.encoder",
     "Evidence": "slimbench.task",
     "Merger": "slimbench.reducer",
-    "Metric": "slimbench.task",
+    "Metric": "slimbench.statistics.estimates",
     "Pack": "slimbench.encoder",
     "Plan": "slimbench.encoder",
     "Pooler": "slimbench.reducer",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from slimbench.cohorts.cohort import Cohort, Slide
 from slimbench.encoder import Plan, SlideEncoder, SlideInput
+from slimbench.statistics.estimates import Metric
 from slimbench.trace import Trace
 
 
@@ -74,23 +75,6 @@ class Evidence(Protocol):
     def plan(self) -> Plan:
         """The Plan of the cell's evaluation."""
         ...
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number of a task.
-
-    value  None when it is undefined; then `note` says why
-    n      how many slides (queries, patches, ...) it rests on
-    low, high  95 % interval, None where there is none
-    """
-
-    name: str
-    value: float | None
-    n: int
-    low: float | None = None
-    high: float | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from slimbench.statistics.bootstrap import DRAWS
 from slimbench.statistics.estimates import estimate
 from slimbench.statistics.metrics import IntArray
 from slimbench.statistics.probe import Labelled
-from slimbench.task import Embeddings, Evidence, Metric, TaskResult
+from slimbench.task import Embeddings, Evidence, TaskResult
 
 HELD_OUT = 0.15  # share of the training slides that validate where a cohort has no val split
 
@@ -158,7 +158,7 @@ def classified(
     """All metrics with intervals, from the log-probabilities [n, K] as they are stored, in float32."""
     found = estimate(test.y, log_p.astype(np.float32), test.patients, classes, draws=DRAWS)
     return TaskResult(
-        tuple(Metric(**asdict(metric)) for metric in found.metrics),
+        found.metrics,
         predictions(test, log_p, classes),
         {"classes": list(classes), **facts, "intervals": dict(found.facts)},
     )

@@ -26,7 +26,8 @@ from slimbench.measure.flops import Flops, Work
 from slimbench.measure.latency import Timing, timed
 from slimbench.measure.memory import peak_tensor_bytes
 from slimbench.measure.passes import Pass, by_size
-from slimbench.task import Evidence, Metric, Task, TaskResult
+from slimbench.statistics.estimates import Metric
+from slimbench.task import Evidence, Task, TaskResult
 
 
 class Efficiency(Task):

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from slimbench.seeds import seed_of
+from slimbench.statistics.estimates import Metric
 from slimbench.statistics.metrics import measure
 from slimbench.statistics.probe import fit_probe
-from slimbench.task import Evidence, Metric, Task, TaskResult
+from slimbench.task import Evidence, Task, TaskResult
 from slimbench.tasks.classification import LabelRule, Part, Splits, predictions, splits
 
 METRICS = ("balanced_accuracy", "accuracy", "auroc")

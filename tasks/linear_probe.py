@@ -19,10 +19,10 @@ from slimbench.cohorts.cohort import Cohort
 from slimbench.cohorts.splits import SplitRule
 from slimbench.errors import CohortError
 from slimbench.seeds import seed_of
-from slimbench.statistics.estimates import titan_kappas
+from slimbench.statistics.estimates import Metric, titan_kappas
 from slimbench.statistics.metrics import NAMES, measure
 from slimbench.statistics.probe import fit_probe
-from slimbench.task import Evidence, Metric, Task, TaskResult
+from slimbench.task import Evidence, Task, TaskResult
 from slimbench.tasks.classification import (
     LabelRule,
     classified,

@@ -14,17 +14,16 @@ Intervals resample the patients of the queries; the gallery stays as it is.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from slimbench.errors import CohortError
-from slimbench.statistics.estimates import Estimate
+from slimbench.statistics.estimates import Metric
 from slimbench.statistics.means import mean_rank_estimate, median_rank_estimate, share_estimate
 from slimbench.statistics.retrieval import Ranks, rank_pairs
-from slimbench.task import Evidence, Metric, Task, TaskResult
+from slimbench.task import Evidence, Task, TaskResult
 
 CUTOFFS = (1, 5, 10)
 GALLERIES = (10, 100, 1_000, 10_000, 100_000)
@@ -74,9 +73,7 @@ class Retrieval(Task):
             )
             tables.append(table)
         facts |= {"images": len(images), "texts": len(texts), "without_report": len(reports) - len(chosen)}
-        return TaskResult(
-            tuple(Metric(**asdict(metric)) for metric in metrics), pd.concat(tables, ignore_index=True), facts
-        )
+        return TaskResult(tuple(metrics), pd.concat(tables, ignore_index=True), facts)
 
 
 def one_line(report: str) -> str:
@@ -84,7 +81,7 @@ def one_line(report: str) -> str:
     return " ".join(unicodedata.normalize("NFC", report).split())
 
 
-def _estimates(direction: str, ranks: Ranks, patients: list[str]) -> list[Estimate]:
+def _estimates(direction: str, ranks: Ranks, patients: list[str]) -> list[Metric]:
     gallery = int(ranks.gallery.max())
     shares = {f"recall_at_{k}": (ranks.recall(k), k) for k in CUTOFFS} | {"mrr": (ranks.reciprocal(), 0)}
     return [

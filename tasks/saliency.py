@@ -13,17 +13,15 @@ its note says so.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from slimbench.errors import CohortError
-from slimbench.statistics.estimates import Estimate
+from slimbench.statistics.estimates import Metric
 from slimbench.statistics.means import share_estimate
-from slimbench.task import Evidence, Metric, Task, TaskResult
+from slimbench.task import Evidence, Task, TaskResult
 from slimbench.trace import Trace
 
 
@@ -63,14 +61,14 @@ class Saliency(Task):
         note = "a merged patch counts while its token is at least half diagnostic" if merged else None
         found = share_estimate("lesion_recall", table["recall"].to_numpy(), table["patient"].tolist(), note)
         scored = table.dropna(subset="score_auroc")
-        ranked = Estimate("score_auroc", None, 0, note="this reducer has no score")
+        ranked = Metric("score_auroc", None, 0, note="this reducer has no score")
         if len(scored):
             ranked = share_estimate(
                 "score_auroc", scored["score_auroc"].to_numpy(), scored["patient"].tolist()
             )
         enrichment = Metric("lesion_enrichment", float(table["recall"].mean()) / share, len(table))
         return TaskResult(
-            (Metric(**asdict(found)), enrichment, Metric(**asdict(ranked))),
+            (found, enrichment, ranked),
             table,
             {"kept_share": share, "chance_recall": share},
         )

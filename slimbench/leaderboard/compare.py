@@ -19,12 +19,13 @@ from functools import cache, cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, rankdata, t
+from scipy.stats import norm, t
 
 from slimbench.errors import UsageError
 from slimbench.leaderboard.rows import Row
 from slimbench.runs.record import Record
 from slimbench.statistics.paired import align, compare
+from slimbench.statistics.ranks import rank_intervals
 from slimbench.statistics.significance import holm, smallest_detectable
 
 ALPHA = 0.05
@@ -112,8 +113,7 @@ class Comparison:
             own = [together.drawn(self.metric, first + number) for number in range(len(found))]
             draws.append(np.mean(own, axis=0))
             first += len(found)
-        places = rankdata(-np.stack(draws), axis=0, nan_policy="omit")
-        low, high = np.nanquantile(places, [0.025, 0.975], axis=1)
+        low, high = rank_intervals(np.stack(draws))
         return {place: (float(a), float(b)) for place, a, b in zip(tables, low, high, strict=True)}
 
     def _difference(self, row: Row, reference: Row) -> Difference | None:

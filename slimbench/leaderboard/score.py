@@ -15,7 +15,7 @@ from slimbench.leaderboard.compare import Reader
 from slimbench.leaderboard.published import Source
 from slimbench.leaderboard.table import Cell, Column, Table, interval, number, words
 from slimbench.runs.record import Record, TaskOutcome
-from slimbench.statistics.estimates import Estimate, estimate
+from slimbench.statistics.estimates import Metric, estimate
 from slimbench.statistics.intervals import Method
 from slimbench.statistics.lint import Finding, Row, lint
 from slimbench.statistics.means import mean_rank_estimate, median_rank_estimate, share_estimate
@@ -31,7 +31,7 @@ class Scored:
     record: Record
     task: str
     stands: float | None
-    found: Estimate
+    found: Metric
 
     @property
     def differs(self) -> bool:
@@ -116,7 +116,7 @@ def doubts(records: Sequence[Record], published: Iterable[Source]) -> list[Findi
     return found
 
 
-def _estimates(predictions: pd.DataFrame, outcome: TaskOutcome, method: Method) -> Iterator[Estimate]:
+def _estimates(predictions: pd.DataFrame, outcome: TaskOutcome, method: Method) -> Iterator[Metric]:
     if "log_probabilities" in predictions and "draw" not in predictions and "classes" in outcome.facts:
         classes = list(outcome.facts["classes"])
         index = {name: place for place, name in enumerate(classes)}

@@ -90,7 +90,7 @@ class Identity(Strict):
 
 
 class MetricValue(Strict):
-    """slimbench.task.Metric, as it is written down."""
+    """slimbench.Metric, as it is written down."""
 
     name: str
     value: float | None

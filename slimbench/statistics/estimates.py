@@ -18,8 +18,13 @@ _OPTIMISTIC = ("balanced_accuracy", "kappa_quadratic", "auroc")  # intervals too
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One metric. value None: undefined, `note` says why. low, high None: no interval, `note` says why."""
+class Metric:
+    """One number of a task.
+
+    value      None when it is undefined; then `note` says why
+    n          how many slides (queries, patches, ...) it rests on
+    low, high  95 % interval, None where there is none
+    """
 
     name: str
     value: float | None
@@ -33,7 +38,7 @@ class Estimate:
 class Estimates:
     """All metrics of one system, and what their resamples were like (part of the record)."""
 
-    metrics: tuple[Estimate, ...]
+    metrics: tuple[Metric, ...]
     facts: Mapping[str, Any]
 
 
@@ -63,7 +68,7 @@ def estimate(
         value = float(points[name][0])
         counted = int(support[support >= MIN_SUPPORT].sum()) if name == "balanced_accuracy_10" else n
         if np.isnan(value):
-            found.append(Estimate(name, None, counted, note=_why_undefined(name)))
+            found.append(Metric(name, None, counted, note=_why_undefined(name)))
             continue
         ends = interval(
             name,
@@ -86,7 +91,7 @@ def estimate(
         if n < SMALL and name in _OPTIMISTIC:
             notes.append(f"small test set ({n} slides): the interval is too narrow")
         note = "; ".join(filter(None, notes)) or None
-        found.append(Estimate(name, value, counted, ends.low, ends.high, note))
+        found.append(Metric(name, value, counted, ends.low, ends.high, note))
     facts = {
         "resamples": draws,
         "patients": weighting.weights.shape[1],

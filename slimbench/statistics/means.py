@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from slimbench.statistics.bootstrap import groups_of
-from slimbench.statistics.estimates import Estimate
+from slimbench.statistics.estimates import Metric
 from slimbench.statistics.intervals import Interval, Z, from_error
 from slimbench.statistics.metrics import FloatArray
 
@@ -28,9 +28,7 @@ def clustered_error(values: FloatArray, patients: Sequence[str]) -> float | None
     return float(np.sqrt(np.square(pull).sum() * count / (count - 1)) / len(values))
 
 
-def share_estimate(
-    name: str, values: FloatArray, patients: Sequence[str], note: str | None = None
-) -> Estimate:
+def share_estimate(name: str, values: FloatArray, patients: Sequence[str], note: str | None = None) -> Metric:
     """Mean of values in [0, 1], interval on the logit scale."""
     value, error, n = float(values.mean()), clustered_error(values, patients), len(values)
     ends = (
@@ -39,23 +37,23 @@ def share_estimate(
         else from_error(name, value, error, groups=len(set(patients)), n=n, proportion=True)
     )
     notes = "; ".join(filter(None, [note, ends.note])) or None
-    return Estimate(name, value, n, ends.low, ends.high, notes)
+    return Metric(name, value, n, ends.low, ends.high, notes)
 
 
-def mean_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str], last: int) -> Estimate:
+def mean_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str], last: int) -> Metric:
     """Mean of ranks in [1, last], normal interval within that range."""
     value, error = float(ranks.mean()), clustered_error(ranks, patients)
     if error is None:
-        return Estimate(name, value, len(ranks), note=_ONE_PATIENT.note)
-    return Estimate(name, value, len(ranks), max(1.0, value - Z * error), min(float(last), value + Z * error))
+        return Metric(name, value, len(ranks), note=_ONE_PATIENT.note)
+    return Metric(name, value, len(ranks), max(1.0, value - Z * error), min(float(last), value + Z * error))
 
 
-def median_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str]) -> Estimate:
+def median_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str]) -> Metric:
     """Median of ranks; Woodruff's interval: quantiles at one half plus or minus 1.96 errors of the share
     below the median (Woodruff 1952)."""
     value = float(np.median(ranks))
     error = clustered_error((ranks < value) + (ranks == value) / 2, patients)
     if error is None:
-        return Estimate(name, value, len(ranks), note=_ONE_PATIENT.note)
+        return Metric(name, value, len(ranks), note=_ONE_PATIENT.note)
     low, high = np.quantile(ranks, [max(0.0, 0.5 - Z * error), min(1.0, 0.5 + Z * error)])
-    return Estimate(name, value, len(ranks), float(low), float(high))
+    return Metric(name, value, len(ranks), float(low), float(high))
