@@ -47,6 +47,12 @@ def _digest_of_state(file: Path, *state: int) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def temporary_beside(path: Path) -> Path:
+    """A hidden name in the folder of `path` that holds this process's number, so that others can see whether
+    its writer is alive."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
@@ -55,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     crash, sees the old file or the new one and never a part. The folder is created when missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         with temporary.open("rb+") as written:

@@ -18,8 +18,9 @@ from slimbench.cohorts import open_cohort
 from slimbench.errors import UsageError
 from slimbench.runs.provenance import provenance, source_hash
 from slimbench.runs.record import Cell, Identity, Kept, MetricValue, Record, TaskOutcome, Training
-from slimbench.runs.store import MODELS, Store, write_whole
+from slimbench.runs.store import Store
 from slimbench.schedule import schedule
+from slimbench.seeds import seed_of
 from slimbench.training.recipe import recipe
 
 if TYPE_CHECKING:
@@ -95,8 +96,7 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
     plan = Plan(schedule(cell.schedule), cell.rate, cell.seed)
     training = None
     if model is not None and tower is not None:
-        weights = out / MODELS / f"{identity.training_key(cell)}.safetensors"
-        training = _train_or_load(cell, cohort, model, tower, load, weights, report)
+        training = _train_or_load(cell, identity.training_key(cell), model, tower, load, store, report)
     evidence = CellEvidence(
         cohort,
         encoder,
@@ -121,7 +121,6 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
         provenance=provenance()
         | {
             "device": str(device),
-            "captions": cohort.captions,
             "dropped": dict(cohort.dropped),
             "joins": [asdict(join) for join in cohort.joins],
         },
@@ -139,7 +138,8 @@ def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligne
     from slimbench.training.model import Aligned, reducers_of
 
     reports = _training_reports(cohort)
-    torch.manual_seed(cell_seed("init", cell))
+    # Only the cell's own seed enters: rows that differ in the reducer start from the same encoder.
+    torch.manual_seed(seed_of("init", cell.seed))
     encoder: SlideEncoder = registry.encoders.build(cell.encoder, input_dim=cohort.dim)
     encoder.place_reducers(
         lambda dim: registry.reducers.build(cell.reducer, dim=dim), schedule(cell.schedule)
@@ -161,21 +161,13 @@ def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligne
     return encoder.to(device), Aligned(encoder, tower.dim, recipe(cell.recipe)).to(device), tower
 
 
-def cell_seed(purpose: str, cell: Cell) -> int:
-    """The seed of one purpose of a cell; only the cell's own seed enters, so that rows which differ
-    in the reducer start from the same encoder."""
-    from slimbench.seeds import seed_of
-
-    return seed_of(purpose, cell.seed)
-
-
 def _train_or_load(
     cell: Cell,
-    cohort: Cohort,
+    key: str,
     model: Aligned,
     tower: TextTower,
     load: SlideLoader,
-    weights: Path,
+    store: Store,
     report: Report,
 ) -> Training:
     import torch
@@ -184,17 +176,14 @@ def _train_or_load(
     from slimbench.encoder import Plan
     from slimbench.training.fit import fit
 
+    before = store.trained(key)
+    if before is not None:
+        load_model(model, store.weights(key))
+        model.eval()
+        return before.model_copy(update={"reused": True})
     chosen = recipe(cell.recipe)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = weights.with_suffix(".json")
-    if facts.is_file():
-        before = Training.model_validate_json(facts.read_text())
-        if before.source == source_hash():
-            load_model(model, weights)
-            model.eval()
-            return before.model_copy(update={"reused": True})
     began = time.monotonic()
-    slides = [slide for slide in cohort.split("train") if slide.report]
+    slides = [slide for slide in load.cohort.split("train") if slide.report]
     reports = sorted({slide.report for slide in slides if slide.report})
     report(Progress("embed reports", 0, len(reports)))
     rows = torch.from_numpy(tower.embed(reports))
@@ -204,22 +193,20 @@ def _train_or_load(
         dict(zip(reports, rows, strict=True)),
         load,
         chosen,
-        Plan(schedule(cell.schedule), cell.trained_at, cell_seed("train", cell)),
+        Plan(schedule(cell.schedule), cell.trained_at, seed_of("train", cell.seed)),
         cell.precision,
         lambda done, total, loss: report(Progress("train", done, total, f"loss {loss:.3f}")),
     )
     training = Training(
         epochs=chosen.epochs,
         steps=history.steps,
-        parameters=parameters,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
         first_loss=history.losses[0],
         last_loss=history.losses[-1],
         seconds=time.monotonic() - began,
         source=source_hash(),
     )
-    write_whole(weights, save(model.state_dict()), replace=True)
-    # Last: its existence says that the weights are whole.
-    write_whole(facts, training.model_dump_json().encode(), replace=True)
+    store.write_training(key, save(model.state_dict()), training)
     return training
 
 

@@ -8,6 +8,7 @@ two minutes by the clock of the machine that holds the folder.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -21,11 +22,6 @@ from slimbench.errors import RecordError
 from slimbench.runs.store import ABANDONED_AFTER
 
 TOUCH_EVERY = 15.0  # seconds; well under ABANDONED_AFTER
-
-try:
-    import fcntl
-except ImportError:  # Windows: then taking over a dead claim is not locked
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -142,8 +138,7 @@ class Claims:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # a file system without locks
                 file = stack.enter_context((self.folder / ".lock").open("w"))
-                if fcntl is not None:
-                    fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from slimbench.errors import RecordError
+from slimbench.files import temporary_beside
 from slimbench.runs.provenance import source_hash
 from slimbench.runs.record import SCHEMA_VERSION, Record, Training
 
@@ -121,6 +122,12 @@ class Store:
         """Where the weights of a training lie, as safetensors."""
         return self.out / MODELS / f"{training_key}.safetensors"
 
+    def write_training(self, training_key: str, weights: bytes, training: Training) -> None:
+        """Keep trained weights (safetensors) and how they came about."""
+        self.forget_training(training_key)  # what stood there must not vouch for other weights
+        write_whole(self.weights(training_key), weights, replace=True)
+        write_whole(self._facts(training_key), training.model_dump_json().encode(), replace=True)
+
     def forget_training(self, training_key: str) -> None:
         """Have the weights trained again."""
         self._facts(training_key).unlink(missing_ok=True)
@@ -145,7 +152,7 @@ def write_whole(path: Path, data: bytes, *, replace: bool) -> bool:
 
     Raises RecordError that names the path when the disk is full, read-only or over its quota.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb") as file:
