@@ -30,6 +30,17 @@ from slimbench.errors import PluginError, UsageError
 from slimbench.files import content_hash
 from slimbench.spec import Spec, typed_arguments
 
+# Packages whose code makes the numbers of a plugin that imports it. The rest of slimbench is common to all
+# cells: `--rerun stale` compares it.
+_HASHED = (
+    "slimbench.reducers",
+    "slimbench.encoders",
+    "slimbench.tasks",
+    "slimbench.text",
+    "slimbench.statistics",
+    "slimbench.measure",
+)
+
 
 @dataclass(frozen=True)
 class Plugin:
@@ -58,10 +69,10 @@ class Plugin:
         return loaded
 
     def code_hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the file that defines it, and of the files of its own
-        room that this one imports (an encoder's kernels): part of a cell's key."""
-        place = self.target.rpartition(":")[0]
-        files = [Path(place)] if place.endswith(".py") else list(_with_neighbours(place, {}).values())
+        """First 16 hex digits of the SHA-256 of the file that defines it and of those files that it imports,
+        directly or through others, from the rooms, from `slimbench.statistics` and `slimbench.measure`, and
+        from its own package: an encoder's kernels, a task's metrics. Part of a cell's key."""
+        files = _sources(self.target.rpartition(":")[0], {}).values()
         if not files:
             return hashlib.sha256(self.package.encode()).hexdigest()[:16]
         return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
@@ -139,6 +150,11 @@ class Registry:
         spec = Spec.parse(spec) if isinstance(spec, str) else spec
         return spec.name in getattr(importlib.import_module(self.room), "WEIGHTS", {})
 
+    def keeps_own_number(self, spec: Spec | str) -> bool:
+        """Whether `spec` names a built-in reducer that no rate changes: one of its room's FIXED."""
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        return spec.name in getattr(importlib.import_module(self.room), "FIXED", ())
+
     def by_content(self, spec: Spec | str) -> str:
         """`spec` with hashes of what they hold in place of the files and folders that its arguments name.
 
@@ -166,17 +182,51 @@ class Registry:
         return str(Spec(spec.name, args, spec.of and Spec.parse(self.by_content(spec.of))))
 
 
-def _with_neighbours(module: str, found: dict[str, Path]) -> dict[str, Path]:
-    """{module: file} of a module and of those of its package that it imports, read without importing."""
-    spec = importlib.util.find_spec(module)
-    if module in found or spec is None or not spec.origin:
+def _sources(place: str, found: dict[str, Path]) -> dict[str, Path]:
+    """{module: file} of a module (or of FILE.py) and of the hashed ones among those that it imports.
+
+    Read from the sources: nothing is imported for it, not even the package that holds a module.
+    """
+    file = Path(place) if place.endswith(".py") else _file_of(place)
+    if place in found or file is None:
         return found
-    found[module] = Path(spec.origin)
-    package = module.rpartition(".")[0] + "."
-    for node in ast.walk(ast.parse(found[module].read_bytes())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package):
-            _with_neighbours(node.module, found)
+    found[place] = file
+    top = place.partition(".")[0]
+    hashed = _HASHED if top == "slimbench" else (*_HASHED, top)
+    package = place if file.name == "__init__.py" else place.rpartition(".")[0]
+    try:
+        imported = _imports(file.read_bytes(), package)
+    except (SyntaxError, ValueError, ImportError):
+        imported = []  # a broken file; `Plugin.load` says what is wrong with it
+    for name in imported:
+        if f"{name}.".startswith(tuple(f"{room}." for room in hashed)):
+            _sources(name, found)
     return found
+
+
+def _imports(source: bytes, package: str) -> list[str]:
+    """Every name that the source of a module in `package` imports and that may be a module."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _file_of(module: str) -> Path | None:
+    """The source of a module. importlib.util.find_spec would import the packages around it."""
+    top, *inner = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    files = [Path(spec.origin or "")]
+    if inner:
+        below = [Path(folder, *inner) for folder in spec.submodule_search_locations or []]
+        files = [file for path in below for file in (path / "__init__.py", Path(f"{path}.py"))]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _module_of_file(path: Path) -> types.ModuleType:

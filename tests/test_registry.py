@@ -1,5 +1,7 @@
 """Where plugins are found, by name, by file and in other packages."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import slimbench
 from slimbench import registry
 from slimbench.errors import PluginError, UsageError
-from slimbench.registry import Registry, _with_neighbours
+from slimbench.registry import Registry, _sources
 from slimbench.spec import Spec, typed_arguments
 
 ROOMS = (registry.reducers, registry.encoders, registry.tasks, registry.text_towers)
@@ -182,7 +184,73 @@ def test_finding_plugins_imports_none_of_them():
 
 
 def test_an_encoders_code_hash_covers_the_kernels_it_imports() -> None:
-    covered = set(_with_neighbours("slimbench.encoders.slim", {}))
+    covered = set(_sources("slimbench.encoders.slim", {}))
     assert {"slimbench.encoders.slim", "slimbench.encoders.dilated_attention"} <= covered
     assert "slimbench.encoders.attention_rows" in covered and "slimbench.encoders.gigapath" not in covered
     assert all(module.startswith("slimbench.encoders.") for module in covered)
+
+
+CHANGED = """
+import sys
+from slimbench import registry
+
+def hashes(): return {name: plugin.code_hash() for name, plugin in registry.tasks.plugins().items()}
+
+before = hashes()
+with open(sys.argv[1], "a") as file:
+    file.write("# changed")
+after = hashes()
+print(*(name for name in before if before[name] != after[name]))
+print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("statistics/logistic.py", {"linear-probe", "few-shot", "tcga-oncotree", "ebrains"}),
+        ("statistics/retrieval.py", {"retrieval"}),
+        ("statistics/intervals.py", {"linear-probe", "retrieval", "saliency", "efficiency"}),
+        ("tasks/classification.py", {"linear-probe", "zero-shot", "knn", "ebrains"}),
+        ("measure/counters.py", {"efficiency"}),
+        ("statistics/paired.py", set()),
+    ],
+)
+def test_a_changed_file_changes_the_code_hash_of_the_tasks_that_compute_with_it(tmp_path, file, changed):
+    copy = shutil.copytree(Path(slimbench.__file__).parent, tmp_path / "slimbench")
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGED, str(copy / file)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found, others = set(done.stdout.split()), {"linear-probe", "retrieval", "saliency", "efficiency"}
+    assert changed <= found and not (others - changed) & found
+    assert done.stderr == "False\n", "hashing imported torch"
+
+
+def test_a_strangers_code_hash_covers_what_its_file_or_its_package_computes_with(package, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import slimbench\nfrom slimbench.statistics import means\nclass Mine: pass\n")
+    assert "slimbench.statistics.intervals" in _sources(str(path), {})
+    (tmp_path / "near" / "deep").mkdir(parents=True)
+    (tmp_path / "near" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "near" / "deep" / "task.py").write_text("from ..sums import add\nclass Near: pass\n")
+    (tmp_path / "near" / "sums.py").write_text("from slimbench.statistics.means import Z\nimport json\n")
+    package("near", near="near.deep.task:Near")
+    covered = _sources("near.deep.task", {})
+    assert {"near.deep.task", "near.sums", "slimbench.statistics.means"} <= set(covered)
+    assert "json" not in covered
+    before = registry.reducers.find("near").code_hash()
+    (tmp_path / "near" / "sums.py").write_text("def add(): ...\n")
+    assert registry.reducers.find("near").code_hash() != before
+
+
+def test_a_file_that_is_no_python_has_a_code_hash_and_cannot_be_loaded(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("class Mine(")
+    assert len(registry.tasks.find(f"{path}:Mine").code_hash()) == 16
+    with pytest.raises(PluginError, match="SyntaxError"):
+        registry.tasks.build(f"{path}:Mine")
