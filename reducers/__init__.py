@@ -1,5 +1,8 @@
 """Token reducers, one file each. A built-in is listed here and nowhere else."""
 
+# Those of count class `fixed`: one row of a sweep, whatever its rates are.
+FIXED = ("none", "tokenlearner")
+
 BUILT_INS = {
     "ats": "slimbench.reducers.ats:ATS",
     "attn-topk": "slimbench.reducers.attn_topk:AttentionTopK",

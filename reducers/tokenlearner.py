@@ -5,7 +5,8 @@ weights = softmax over tokens of MLP(LN(x)), hidden width 64; slots = weights x.
 
 Different from the source: any N (the earlier convolutional form needs a full square grid), and a patch's size
 is shared out over the slots, so log(size) enters the attention after it. Count class `fixed`: its number of
-slots is a parameter and no rate changes it; run it once, as in `once(tokenlearner:slots=64):after=1`.
+slots is a parameter and no rate changes it, so a sweep has one row of it (rate 0). Under a schedule of many
+modules each makes K slots of K; `once(tokenlearner:slots=64):after=1` is the source's single one.
 O(N K), memory O(N K).
 """
 

@@ -292,6 +292,7 @@ class BlockEncoder(SlideEncoder):
                 losses.append(reduction.loss)
             if traces is not None:
                 traces[number].assigns[index] = reduction.assign.cpu()
+                traces[number].origins[index] = reduction.tokens.origin.cpu()
                 if reduction.scores is not None:
                     traces[number].scores[index] = reduction.scores.cpu()
         if changed:

@@ -27,12 +27,14 @@ class Embeddings:
     embedding  [n, D] float32: what a probe sees
     aligned    [n, P] float32, L2-normalised in the space shared with text; None without alignment
     counts     per slide the tokens that entered each block
+    left       per slide Trace.left: [P] uint8; None where the encoder traces nothing
     """
 
     slides: tuple[Slide, ...]
     embedding: NDArray[np.float32]
     aligned: NDArray[np.float32] | None
     counts: tuple[tuple[int, ...], ...]
+    left: tuple[NDArray[np.uint8], ...] | None = None
 
 
 class Evidence(Protocol):

@@ -24,6 +24,7 @@ from slimbench.reducer import Context, Merger, Reducer
 from slimbench.registry import encoders, reducers
 from slimbench.schedule import Geometric, Input, Linear, Once
 from slimbench.tokens import Tokens
+from slimbench.trace import STAYED
 
 D = 20
 SMALL = {
@@ -191,6 +192,8 @@ def test_reducing_the_input_is_encoding_the_kept_patches_alone(name: str, build:
             for one, trace in zip(SLIDES, encoded.traces, strict=True)
         ]
         assert [len(one.tokens) for one in kept] == [count[-1] for count in encoded.counts]
+        for trace in encoded.traces:
+            assert torch.equal(trace.left() == STAYED, trace.kept())
         assert close(encoded.embedding, encode(build(SMALL[name]), kept).embedding)
 
 

@@ -174,3 +174,21 @@ def test_a_grid_is_made_without_torch():
     code = "import sys; from slimbench.runs.grid import grid; grid('cropr'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
+
+
+def test_a_reducer_of_a_fixed_number_has_one_row_whatever_the_rates():
+    found = rows(reducers=["once(tokenlearner:slots=8):after=2", "random"], rates="0.5,0.9", baselines=False)
+    assert [row[1:4] for row in found] == [
+        ("tokenlearner:slots=8", "once:after=2", 0.0),
+        ("random", "geometric", 0.5),
+        ("random", "geometric", 0.9),
+    ]
+
+
+def test_the_room_lists_every_reducer_of_a_fixed_number():
+    code = (
+        "from slimbench.registry import reducers; from slimbench.reducers import FIXED; "
+        "found = [n for n, p in reducers.plugins().items() if getattr(p.load(), 'count', '') == 'fixed']; "
+        "assert found == sorted(FIXED), found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,6 +12,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
@@ -348,3 +349,26 @@ def test_provenance_says_where_a_number_came_from():
     assert found["versions"]["torch"] and found["python"] == sys.version.split()[0]
     assert found["machine"]["cores"] >= 1 and found["machine"]["cpu"] and found["machine"]["memory_gib"] > 0
     assert found["command"].startswith(Path(sys.argv[0]).name)
+
+
+def test_kept_sets_come_back_as_they_were_written(store: Store) -> None:
+    left = {
+        "TCGA-1.svs": np.array([255, 1, 255], np.uint8),
+        "empty": np.empty(0, np.uint8),
+        "é 2": np.array([0], np.uint8),
+    }
+    store.write_kept_sets("k", left)
+    found = store.kept_sets("k")
+    assert list(found) == list(left)
+    assert all(np.array_equal(found[slide], left[slide]) for slide in left)
+    assert store.kept_sets("nobody") == {}
+    path = store.out / "kept" / "k.npz"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(RecordError, match=r"k\.npz holds no kept sets"):
+        store.kept_sets("k")
+
+
+def test_kept_sets_of_a_large_slide_are_small(store: Store) -> None:
+    left = np.random.default_rng(0).choice([1, 2, 3, 4, 5, 255], 17_182).astype(np.uint8)
+    store.write_kept_sets("k", {"slide": left})
+    assert (store.out / "kept" / "k.npz").stat().st_size < 9_000

@@ -11,7 +11,7 @@ import torch
 from slimbench.cohorts.cohort import Slide
 from slimbench.errors import CohortError
 from slimbench.tasks.saliency import Saliency, first_scores_auroc, recall
-from slimbench.trace import Trace
+from slimbench.trace import STAYED, Trace
 
 LESION = np.array([True, True, False, False, False, False])
 
@@ -78,3 +78,11 @@ def test_a_reducer_without_scores_has_no_auroc_and_says_so() -> None:
 def test_a_cohort_without_known_lesions_is_told_to_leave_the_task_out() -> None:
     with pytest.raises(CohortError, match="leave the task saliency out"):
         Saliency().run(evidence({"a": pruned([0], [1] * 6)}, {"a": None}))
+
+
+def test_a_patch_leaves_once_and_a_merged_group_keeps_its_heaviest_member() -> None:
+    trace = Trace(6)
+    trace.origins[1] = torch.tensor([0, 2, 3, 5])  # patches 1 and 4 leave before block 1
+    trace.origins[4] = torch.tensor([2, -1])  # a made token stands at no patch
+    assert trace.left().tolist() == [4, 1, STAYED, 4, 1, 4]
+    assert Trace(2).left().tolist() == [STAYED, STAYED]

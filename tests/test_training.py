@@ -19,9 +19,11 @@ from slimbench.encoder import Encoded, Plan, SlideInput
 from slimbench.errors import CohortError, SlimbenchError, UsageError
 from slimbench.registry import encoders, reducers
 from slimbench.runs.record import Cell
+from slimbench.runs.store import Store
 from slimbench.schedule import Geometric
 from slimbench.seeds import seed_of
 from slimbench.tokens import Tokens
+from slimbench.trace import STAYED
 from slimbench.training.contrastive import contrastive_loss, text_ids
 from slimbench.training.fit import fit, learning_rate_factor, parameter_groups
 from slimbench.training.model import Aligned
@@ -304,6 +306,15 @@ def test_the_same_cell_twice_gives_the_same_numbers(run, tmp_path: Path) -> None
             and (tmp_path / "a" / outcome.predictions).read_bytes()
             == (tmp_path / "b" / outcome.predictions).read_bytes()
         ), task
+
+
+def test_a_cell_leaves_the_kept_set_of_every_test_slide(run, cohort: InMemoryCohort, tmp_path: Path) -> None:
+    pruned = run(cell(), tmp_path)
+    found = Store(tmp_path).kept_sets(pruned.key)
+    assert list(found) == [slide.id for slide in cohort.split("test")]
+    shares = [float((left == STAYED).mean()) for left in found.values()]
+    assert sum(shares) / len(shares) == pytest.approx(pruned.kept.share)
+    assert {int(block) for left in found.values() for block in left} == {1, 2, 3, 4, 5, STAYED}
 
 
 def test_another_rate_at_evaluation_reuses_the_trained_weights(run, tmp_path: Path) -> None:

@@ -108,6 +108,10 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
         lambda phase, done, total: report(Progress(phase, done, total)),
     )
     outcomes = {spec: _run_task(spec, evidence, store, key, report) for spec in cell.tasks}
+    test = evidence.embeddings("test")
+    if test.left is not None:
+        ids = [slide.id for slide in test.slides]
+        store.write_kept_sets(key, dict(zip(ids, test.left, strict=True)))
     return Record(
         key=key,
         cell=cell,
@@ -116,7 +120,7 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
         captions=cohort.captions,
         status="ok",
         training=training,
-        kept=_kept(evidence.embeddings("test")),
+        kept=_kept(test),
         tasks=outcomes,
         provenance=provenance()
         | {

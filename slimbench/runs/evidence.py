@@ -59,12 +59,12 @@ class CellEvidence:
 
     def embeddings(self, split: str) -> Embeddings:
         if split not in self._embeddings:
-            self._encode(split, trace=False)
+            self._encode(split, keep_traces=False)
         return self._embeddings[split]
 
     def traces(self, split: str) -> Mapping[str, Trace]:
         if split not in self._traces:
-            self._encode(split, trace=True)
+            self._encode(split, keep_traces=True)
         return self._traces[split]
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
@@ -74,12 +74,15 @@ class CellEvidence:
             frozen = torch.from_numpy(self._tower.embed(texts)).to(self._load.device)
             return self._model.align_texts(frozen).cpu().numpy()
 
-    def _encode(self, split: str, trace: bool) -> None:
+    def _encode(self, split: str, keep_traces: bool) -> None:
+        """Encode a split and see where its patches went; the traces themselves, a hundred times as large as
+        what `left` says of them, are kept only for a task that asks."""
         slides = self.cohort.split(split)
         row = {slide.id: number for number, slide in enumerate(slides)}
-        plan = replace(self.plan, trace=trace)
+        plan = replace(self.plan, trace=True)
         vectors: dict[int, Tensor] = {}
         counts: dict[int, tuple[int, ...]] = {}
+        left: dict[int, NDArray[np.uint8]] = {}
         traces: dict[str, Trace] = {}
         with torch.inference_mode():
             for batch in evaluation_batches(slides):
@@ -89,7 +92,9 @@ class CellEvidence:
                     vectors[row[slide.id]] = encoded.embedding[number].float()
                     counts[row[slide.id]] = encoded.counts[number]
                     if encoded.traces is not None:
-                        traces[slide.id] = encoded.traces[number]
+                        left[row[slide.id]] = encoded.traces[number].left().numpy()
+                        if keep_traces:
+                            traces[slide.id] = encoded.traces[number]
                 self._report(f"encode {split}", len(vectors), len(slides))
             stacked = (
                 torch.stack([vectors[number] for number in range(len(slides))])
@@ -97,8 +102,13 @@ class CellEvidence:
                 else torch.empty(0, self.encoder.dim)
             )
             aligned = None if self._model is None else self._model.align_slides(stacked).cpu().numpy()
+        in_order = range(len(slides))
         self._embeddings[split] = Embeddings(
-            slides, stacked.cpu().numpy(), aligned, tuple(counts[number] for number in range(len(slides)))
+            slides,
+            stacked.cpu().numpy(),
+            aligned,
+            tuple(counts[number] for number in in_order),
+            tuple(left[number] for number in in_order) if len(left) == len(slides) else None,
         )
-        if trace:
+        if keep_traces:
             self._traces[split] = traces

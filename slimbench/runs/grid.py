@@ -90,9 +90,12 @@ class Grid:
                     yield cell(encoder, reducer, 0.0, 0.0, "geometric")
                     continue
                 for name in self.schedules:
+                    inner, own = own_schedule(reducer, name)
+                    if registry.reducers.keeps_own_number(inner):
+                        yield cell(encoder, inner, 0.0, 0.0, own)
+                        continue
                     for rate in self.rates:
                         trained_at = rate if self.trained_at is None else self.trained_at
-                        inner, own = own_schedule(reducer, name)
                         yield cell(encoder, inner, rate, trained_at, own)
 
 

@@ -5,6 +5,7 @@ and every number with the n it rests on. Files of a results folder OUT:
 
     OUT/records/<key>.json                   one per cell, written whole or not at all
     OUT/predictions/<key>.<task>.parquet     what the metrics of a task were computed from
+    OUT/kept/<key>.npz                       which patches of each test slide were kept how far
     OUT/models/<training key>.safetensors    trained weights, shared by cells that differ in evaluation only
     OUT/logs/<key>.log                       what a cell printed, if it printed anything
     OUT/claims/, OUT/slurm/                  who is running which cell; submitted job arrays

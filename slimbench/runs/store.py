@@ -14,7 +14,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +28,12 @@ from slimbench.runs.provenance import source_hash
 from slimbench.runs.record import SCHEMA_VERSION, Record, Training
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
-RECORDS, PREDICTIONS, MODELS, CLAIMS, LOGS = "records", "predictions", "models", "claims", "logs"
+RECORDS, PREDICTIONS, KEPT, MODELS = "records", "predictions", "kept", "models"
+CLAIMS, LOGS = "claims", "logs"
 ABANDONED_AFTER = 120.0  # seconds without a sign of life; a write takes less, a claim is touched more often
 
 
@@ -56,7 +60,7 @@ class Store:
 
         Raises RecordError now rather than after the first hour of training.
         """
-        for folder in (RECORDS, PREDICTIONS, MODELS, CLAIMS, LOGS):
+        for folder in (RECORDS, PREDICTIONS, KEPT, MODELS, CLAIMS, LOGS):
             probe = self.out / folder / f".probe.{os.getpid()}.{secrets.token_hex(4)}.tmp"
             try:
                 probe.parent.mkdir(parents=True, exist_ok=True)
@@ -143,6 +147,45 @@ class Store:
         path = self.out / PREDICTIONS / f"{key}.{_file_part(task)}.parquet"
         write_whole(path, buffer.getvalue(), replace=True)
         return str(path.relative_to(self.out))
+
+    def write_kept_sets(self, key: str, left: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Keep {slide id: Trace.left [P] uint8} of a cell's test slides.
+
+        A patch that has left never comes back, so its one number says all of a slide's layers, where
+        bitmaps would say each again; deflated, a slide of 17,182 patches takes about 5 KiB.
+        """
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            slides=np.array(list(left), dtype=np.str_),
+            patches=np.array([len(each) for each in left.values()], dtype=np.int64),
+            left=np.concatenate([*left.values(), np.empty(0, np.uint8)]),
+        )
+        write_whole(self._kept(key), buffer.getvalue(), replace=True)
+
+    def kept_sets(self, key: str) -> dict[str, NDArray[np.uint8]]:
+        """{slide id: Trace.left [P] uint8} of a cell's test slides; {} where the cell left none.
+
+        Raises RecordError for a file that cannot be read.
+        """
+        import numpy as np
+
+        path = self._kept(key)
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                ends = file["patches"].cumsum()[:-1]
+                return dict(zip(file["slides"].tolist(), np.split(file["left"], ends), strict=True))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise RecordError(
+                f"{path} holds no kept sets: {_short(error)}; delete it and run the sweep with --rerun all"
+            ) from error
+
+    def _kept(self, key: str) -> Path:
+        return self.out / KEPT / f"{key}.npz"
 
 
 def write_whole(path: Path, data: bytes, *, replace: bool) -> bool:
