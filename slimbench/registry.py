@@ -155,11 +155,6 @@ class Registry:
         spec = Spec.parse(spec) if isinstance(spec, str) else spec
         return spec.name in getattr(importlib.import_module(self.room), "FIXED", ())
 
-    def keeps_own_number(self, spec: Spec | str) -> bool:
-        """Whether `spec` names a built-in reducer that no rate changes: one of its room's FIXED."""
-        spec = Spec.parse(spec) if isinstance(spec, str) else spec
-        return spec.name in getattr(importlib.import_module(self.room), "FIXED", ())
-
     def by_content(self, spec: Spec | str) -> str:
         """`spec` with hashes of what they hold in place of the files and folders that its arguments name.
 
