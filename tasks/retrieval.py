@@ -21,7 +21,7 @@ import pandas as pd
 
 from slimbench.errors import CohortError
 from slimbench.statistics.estimates import Metric
-from slimbench.statistics.means import mean_rank_estimate, median_rank_estimate, share_estimate
+from slimbench.statistics.means import mean_estimate, median_rank_estimate, share_estimate
 from slimbench.statistics.retrieval import Ranks, rank_pairs
 from slimbench.task import Evidence, Task, TaskResult
 
@@ -93,7 +93,7 @@ def _estimates(direction: str, ranks: Ranks, patients: list[str]) -> list[Metric
         )
         for name, (values, k) in shares.items()
     ] + [
-        mean_rank_estimate(f"{direction}_mean_rank", ranks.rank(), patients, gallery),
+        mean_estimate(f"{direction}_mean_rank", ranks.rank(), patients, 1, gallery),
         median_rank_estimate(f"{direction}_median_rank", ranks.rank(), patients),
     ]
 

@@ -12,7 +12,7 @@ from slimbench.statistics.estimates import estimate, titan_kappas
 from slimbench.statistics.intervals import interval, standard_error
 from slimbench.statistics.means import (
     clustered_error,
-    mean_rank_estimate,
+    mean_estimate,
     median_rank_estimate,
     share_estimate,
 )
@@ -246,11 +246,11 @@ def test_means_over_queries():
     none = share_estimate("recall", 0 * hits, patients)
     assert none.low == 0 < none.high < 0.05  # Wilson over 200 patients
     ranks = rng.geometric(0.05, 400).astype(float)
-    mean = mean_rank_estimate("rank", ranks, patients, last=400)
+    mean = mean_estimate("rank", ranks, patients, 1, 400)
     half = 1.96 * ranks.std() / np.sqrt(400)
     assert mean.high - mean.value == pytest.approx(half, rel=0.15)
     median = median_rank_estimate("rank", ranks, patients)
     exact = np.sort(ranks)[[int(200 - 1.96 * 10), int(200 + 1.96 * 10)]]
     assert abs(median.low - exact[0]) <= 2 and abs(median.high - exact[1]) <= 2
-    one = mean_rank_estimate("rank", ranks, ["p"] * 400, last=400)
+    one = mean_estimate("rank", ranks, ["p"] * 400, 1, 400)
     assert one.low is None and "one patient" in one.note

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import slimbench
 from slimbench.cohorts import open_cohort
-from slimbench.cohorts.check import check, effective_rank, mean_pairwise_cosine
+from slimbench.cohorts.check import check
 from slimbench.cohorts.cohort import InMemoryCohort, Patches, Slide
 from slimbench.cohorts.init import init
 from slimbench.cohorts.pack import pack, pack_files
@@ -24,6 +24,7 @@ from slimbench.cohorts.splits import SplitRule, make_splits, write_splits
 from slimbench.cohorts.table import open_file
 from slimbench.errors import CohortError, UsageError
 from slimbench.runs.work import Watcher
+from slimbench.statistics.embeddings import effective_rank, mean_pairwise_cosine
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

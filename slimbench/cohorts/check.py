@@ -18,6 +18,7 @@ from slimbench.cohorts.findings import Finding, Severity, finding
 from slimbench.cohorts.readers.features import Advance, unwatched
 from slimbench.cohorts.table import TableCohort, open_file
 from slimbench.errors import CohortError
+from slimbench.statistics.embeddings import effective_rank, mean_pairwise_cosine
 
 MINIMUM = 10  # slides of a class in the test split below which its accuracy moves in steps of over 10 %
 COLLAPSED_COSINE = 0.99
@@ -90,21 +91,6 @@ def features(cohort: Cohort, advance: Advance = unwatched) -> list[Finding]:
     if all(slide.patches == 1 for slide in cohort.slides) and len(means) > 2:
         found.append(_collapse(np.stack(means)))
     return found
-
-
-def effective_rank(embeddings: NDArray[np.floating]) -> float:
-    """exp of the entropy of the normalised singular values of the centred rows [n, D] (Roy & Vetterli 2007)."""
-    values = np.linalg.svd(embeddings - embeddings.mean(axis=0), compute_uv=False)
-    share = values[values > 0] / values.sum() if values.any() else np.ones(1)
-    return float(np.exp(-(share * np.log(share)).sum()))
-
-
-def mean_pairwise_cosine(embeddings: NDArray[np.floating]) -> float:
-    """Mean cosine between two different rows of [n, D]."""
-    length = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    unit = embeddings / np.where(length > 0, length, 1)
-    n = len(unit)
-    return float(((unit.sum(axis=0) ** 2).sum() - (unit**2).sum()) / (n * (n - 1)))
 
 
 def _collapse(embeddings: NDArray[np.float32]) -> Finding:

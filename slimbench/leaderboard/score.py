@@ -18,7 +18,7 @@ from slimbench.runs.record import Record, TaskOutcome
 from slimbench.statistics.estimates import Metric, estimate
 from slimbench.statistics.intervals import Method
 from slimbench.statistics.lint import Finding, Row, lint
-from slimbench.statistics.means import mean_rank_estimate, median_rank_estimate, share_estimate
+from slimbench.statistics.means import mean_estimate, median_rank_estimate, share_estimate
 from slimbench.statistics.retrieval import query_values
 
 SAME = 1e-9  # what rounding in another linear algebra library may change
@@ -133,6 +133,6 @@ def _estimates(predictions: pd.DataFrame, outcome: TaskOutcome, method: Method) 
                 yield median_rank_estimate(metric.name, queries["rank"].to_numpy(), patients)
             elif name == "mean_rank":
                 ranks = query_values(queries, name)
-                yield mean_rank_estimate(metric.name, ranks, patients, int(queries["gallery"].max()))
+                yield mean_estimate(metric.name, ranks, patients, 1, int(queries["gallery"].max()))
             elif len(queries):
                 yield share_estimate(metric.name, query_values(queries, name), patients, metric.note)

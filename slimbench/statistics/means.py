@@ -40,12 +40,16 @@ def share_estimate(name: str, values: FloatArray, patients: Sequence[str], note:
     return Metric(name, value, n, ends.low, ends.high, notes)
 
 
-def mean_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str], last: int) -> Metric:
-    """Mean of ranks in [1, last], normal interval within that range."""
-    value, error = float(ranks.mean()), clustered_error(ranks, patients)
+def mean_estimate(
+    name: str, values: FloatArray, patients: Sequence[str], least: float, most: float, note: str | None = None
+) -> Metric:
+    """Mean of values in [least, most], normal interval within that range."""
+    value, error = float(values.mean()), clustered_error(values, patients)
     if error is None:
-        return Metric(name, value, len(ranks), note=_ONE_PATIENT.note)
-    return Metric(name, value, len(ranks), max(1.0, value - Z * error), min(float(last), value + Z * error))
+        notes = "; ".join(filter(None, [note, _ONE_PATIENT.note]))
+        return Metric(name, value, len(values), note=notes)
+    low, high = max(least, value - Z * error), min(most, value + Z * error)
+    return Metric(name, value, len(values), low, high, note)
 
 
 def median_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str]) -> Metric:
