@@ -26,6 +26,7 @@ class LongNet(BlockEncoder):
     project           input_dim -> width, or the identity
     segments, ratios  branches of the dilated attention
     proportional      add log(size) to key logits once tokens were merged (ToMe)
+    fusion            last-layer fusion (BlockEncoder)
     padding           as in `dilated_attention`
     """
 
@@ -40,8 +41,9 @@ class LongNet(BlockEncoder):
         segments: tuple[int, ...],
         ratios: tuple[int, ...],
         proportional: bool,
+        fusion: bool = False,
     ) -> None:
-        super().__init__(width, depth)
+        super().__init__(width, depth, fusion=fusion)
         check_branches(segments, ratios)
         self.segments, self.ratios, self.proportional = segments, ratios, proportional
         self.project = project

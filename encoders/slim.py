@@ -27,6 +27,8 @@ class Slim(LongNet):
     segments, ratios              branches of the dilated attention
     rope_base     base of the rotary frequencies; the paper states none, 10,000 is RoFormer's
     proportional  add log(size) to key logits once tokens were merged (ToMe)
+    fusion        Cropr's last-layer fusion: dropped tokens come back before the last block, which then costs as
+                  much as without a reducer; SLIM has none
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Slim(LongNet):
         ratios: tuple[int, ...] = (1, 2, 4, 8, 16),
         rope_base: float = 10_000.0,
         proportional: bool = True,
+        fusion: bool = False,
     ) -> None:
         if width % heads or (width // heads) % 4:
             raise UsageError(
@@ -49,7 +52,7 @@ class Slim(LongNet):
             )
         project = nn.Linear(input_dim, width) if input_dim != width else nn.Identity()
         blocks = (Block(width, heads, mlp) for _ in range(depth))
-        super().__init__(project, blocks, width, depth, segments, ratios, proportional)
+        super().__init__(project, blocks, width, depth, segments, ratios, proportional, fusion)
         self.head_dim, self.rope_base = width // heads, rope_base
         self.cls = nn.Parameter(torch.empty(width))
         self.norm = nn.LayerNorm(width)
@@ -81,9 +84,17 @@ def slim_tiny(
     heads: int = 2,
     segments: tuple[int, ...] = (64, 512),
     ratios: tuple[int, ...] = (1, 2),
+    fusion: bool = False,
 ) -> Slim:
     """Six blocks of width 48 for slides of a few hundred patches. [CLS] reads part of the slide in each
     block, as on real slides; with dense attention no reducer would matter on so short a sequence."""
     return Slim(
-        input_dim, width=width, heads=heads, mlp=2 * width, segments=segments, ratios=ratios, rope_base=40.0
+        input_dim,
+        width=width,
+        heads=heads,
+        mlp=2 * width,
+        segments=segments,
+        ratios=ratios,
+        rope_base=40.0,
+        fusion=fusion,
     )

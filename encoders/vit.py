@@ -29,6 +29,7 @@ class ViT(BlockEncoder):
     width, depth, heads, mlp_ratio    the defaults are TITAN's 768, 6, 12 and 4 (arXiv 2411.19666)
     rope_base     base of the rotary frequencies
     proportional  add log(size) to key logits once tokens were merged (ToMe)
+    fusion        last-layer fusion, as in `slim`
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class ViT(BlockEncoder):
         mlp_ratio: float = 4.0,
         rope_base: float = 10_000.0,
         proportional: bool = True,
+        fusion: bool = False,
     ) -> None:
-        super().__init__(width, depth)
+        super().__init__(width, depth, fusion=fusion)
         if width % heads or (width // heads) % 4:
             raise UsageError(
                 f"vit: width {width} over {heads} heads gives {width / heads:g} channels a head; "
@@ -103,9 +105,9 @@ class ViT(BlockEncoder):
         return "torch scaled_dot_product_attention"
 
 
-def vit_tiny(input_dim: int, *, width: int = 48, heads: int = 2) -> ViT:
+def vit_tiny(input_dim: int, *, width: int = 48, heads: int = 2, fusion: bool = False) -> ViT:
     """Six blocks of width 48: slim-tiny with dense attention."""
-    return ViT(input_dim, width=width, heads=heads, mlp_ratio=2.0, rope_base=40.0)
+    return ViT(input_dim, width=width, heads=heads, mlp_ratio=2.0, rope_base=40.0, fusion=fusion)
 
 
 class DenseBlock(Block):

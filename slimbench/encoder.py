@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from slimbench.context import AttentionAhead, Context
 from slimbench.errors import UsageError
+from slimbench.fusion import fused
 from slimbench.reducer import Reducer, ReducerFactory
 from slimbench.schedule import Geometric, Schedule
 from slimbench.seeds import seed_of
@@ -110,6 +111,10 @@ class SlideEncoder(nn.Module, ABC):
     def forward(self, slides: Sequence[SlideInput], plan: Plan) -> Encoded:
         """Encode slides; see Encoded for the shapes."""
 
+    def budget(self, patches: int, plan: Plan) -> dict[int, int]:
+        """Tokens that a reducer is asked to leave of a slide: {block ahead: count}."""
+        return plan.schedule.counts(patches, self.depth, plan.rate)
+
     def operations(self, patches: int, counts: Sequence[int]) -> tuple[Operation, ...] | None:
         """The matrix products of one slide at inference, reducers apart; None: nobody states them, and
         whoever wants to know has to count a run (slimbench.measure.counters).
@@ -194,14 +199,19 @@ class Pack:
 class BlockEncoder(SlideEncoder):
     """An encoder of blocks over packed tokens, with reducers between them.
 
+    fusion         last-layer fusion: what was dropped comes back before the last block (slimbench.fusion), no
+                   reducer stands there, and the pruning rate is reached one block earlier
     checkpointing  recompute a block in the backward pass instead of keeping its activations;
                    reducers stand outside, so nothing they draw is drawn twice
     """
 
-    def __init__(self, dim: int, depth: int) -> None:
+    def __init__(self, dim: int, depth: int, *, fusion: bool = False) -> None:
         super().__init__()
+        if fusion and depth < 2:
+            raise UsageError(f"last-layer fusion wants two blocks or more, and there are {depth}")
         self.dim = dim
         self.depth = depth
+        self.fusion = fusion
         self.checkpointing = False
         self.reducers = nn.ModuleDict()
 
@@ -223,23 +233,29 @@ class BlockEncoder(SlideEncoder):
 
     def place_reducers(self, factory: ReducerFactory, schedule: Schedule) -> None:
         self.reducers = nn.ModuleDict(
-            {str(block): factory(self.dim) for block in schedule.modules(self.depth)}
+            {str(block): factory(self.dim) for block in schedule.modules(self.depth - self.fusion)}
         )
 
+    def budget(self, patches: int, plan: Plan) -> dict[int, int]:
+        return plan.schedule.counts(patches, self.depth - self.fusion, plan.rate)
+
     def forward(self, slides: Sequence[SlideInput], plan: Plan) -> Encoded:
-        budgets = [plan.schedule.counts(len(s.tokens), self.depth, plan.rate) for s in slides]
+        budgets = [self.budget(len(s.tokens), plan) for s in slides]
         traces = tuple(Trace(len(s.tokens)) for s in slides) if plan.trace else None
+        dropped: list[list[Tokens]] = [[] for _ in slides]
         pack = self.embed(slides)
         counts: list[tuple[int, ...]] = []
         summaries: dict[int, Tensor] = {}
         losses: list[Tensor] = []
         for index in range(max(self.depth, 1)):
             if str(index) in self.reducers:
-                pack, summary, loss = self._reduced(index, pack, slides, budgets, plan, traces)
+                pack, summary, loss = self._reduced(index, pack, slides, budgets, plan, traces, dropped)
                 if summary is not None:
                     summaries[index] = summary
                 if loss is not None:
                     losses.append(loss)
+            if self.fusion and index == self.depth - 1:
+                pack = self._fused(pack, dropped, traces)
             counts.append(tuple(length - 1 for length in pack.lengths))
             if index < self.depth:
                 pack = replace(pack, x=self._run_block(index, pack))
@@ -265,8 +281,10 @@ class BlockEncoder(SlideEncoder):
         budgets: Sequence[dict[int, int]],
         plan: Plan,
         traces: tuple[Trace, ...] | None,
+        dropped: list[list[Tokens]],
     ) -> tuple[Pack, Tensor | None, Tensor | None]:
-        """The pack after the reducer before block `index`, its summaries [B, D] and its loss."""
+        """The pack after the reducer before block `index`, its summaries [B, D] and its loss; for fusion, what
+        it dropped of each slide is appended to `dropped`."""
         reducer = self.reducers[str(index)]
         assert isinstance(reducer, Reducer)
         ahead = self.attention(index) if index < self.depth else None
@@ -279,7 +297,7 @@ class BlockEncoder(SlideEncoder):
                 index,
                 seed_of(plan.seed, slide.id, index, plan.step),
                 training=self.training,
-                trace=plan.trace,
+                trace=plan.trace or self.fusion,
                 truth=slide.truth,
                 ahead=ahead,
             )
@@ -290,6 +308,8 @@ class BlockEncoder(SlideEncoder):
                 summaries.append(reduction.summary)
             if reduction.loss is not None:
                 losses.append(reduction.loss)
+            if self.fusion:
+                dropped[number].append(tokens.take((reduction.assign < 0).nonzero().squeeze(1)))
             if traces is not None:
                 traces[number].assigns[index] = reduction.assign.cpu()
                 traces[number].origins[index] = reduction.tokens.origin.cpu()
@@ -300,3 +320,12 @@ class BlockEncoder(SlideEncoder):
             pack = Pack.join(parts, merged)
         summary = torch.stack(summaries) if summaries else None
         return pack, summary, sum(losses[1:], losses[0]) / len(losses) if losses else None
+
+    def _fused(self, pack: Pack, dropped: list[list[Tokens]], traces: tuple[Trace, ...] | None) -> Pack:
+        parts = []
+        for number, (cls_token, tokens) in enumerate(pack.slides()):
+            whole, rows = fused(tokens, dropped[number])
+            parts.append((cls_token, whole))
+            if traces is not None:
+                traces[number].fusion = rows.cpu()
+        return Pack.join(parts, pack.merged)

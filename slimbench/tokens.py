@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,16 @@ class Tokens:
 
         size = self.size.new_zeros(count).index_add(0, assign, self.size)
         return Tokens(mean(self.x).to(self.x.dtype), mean(self.coords), size, self.origin[stands])
+
+    @classmethod
+    def cat(cls, parts: Sequence[Tokens]) -> Tokens:
+        """The tokens of `parts`, one after the other."""
+        return cls(
+            torch.cat([part.x for part in parts]),
+            torch.cat([part.coords for part in parts]),
+            torch.cat([part.size for part in parts]),
+            torch.cat([part.origin for part in parts]),
+        )
 
     def append(self, x: Tensor, coords: Tensor, size: Tensor) -> Tokens:
         """These tokens followed by made ones: x [M, D], coords [M, 2], size [M]; their origin is -1."""

@@ -19,16 +19,18 @@ class Trace:
     assigns  {block ahead: [N] int64, new row of each token or -1}
     scores   {block ahead: [N] fp32}; absent where the reducer has no score
     origins  {block ahead: [K] int64, Tokens.origin of the tokens that went on}
+    fusion   [N] int64, the rows that slimbench.fusion.fused put together; None without last-layer fusion
     """
 
     patches: int
     assigns: dict[int, Tensor] = field(default_factory=dict)
     scores: dict[int, Tensor] = field(default_factory=dict)
     origins: dict[int, Tensor] = field(default_factory=dict)
+    fusion: Tensor | None = None
 
     def token_of_patch(self, before: int | None = None) -> Tensor:
         """[P] int64: the row of the token that carries each patch, -1 = dropped, counting the reductions
-        before block `before` (all of them when None)."""
+        before block `before` (all of them when None), not what last-layer fusion brings back."""
         row = torch.arange(self.patches)
         for block, assign in sorted(self.assigns.items()):
             if before is None or block <= before:

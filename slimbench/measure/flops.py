@@ -67,7 +67,7 @@ class Flops:
             return None
         reducers = {}
         if isinstance(self.encoder, BlockEncoder):
-            budget = self.plan.schedule.counts(patches, self.encoder.depth, self.plan.rate)
+            budget = self.encoder.budget(patches, self.plan)
             entering = (patches, *counts)
             for block in self.encoder.reducers:
                 key = (block, entering[int(block)], budget[int(block)])

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from slimbench import registry
 from slimbench.cohorts import open_cohort
-from slimbench.encoder import SlideEncoder, SlideInput
+from slimbench.encoder import Plan, SlideEncoder, SlideInput
+from slimbench.errors import UsageError
 from slimbench.measure.latency import matmul_peak
 from slimbench.measure.passes import by_size
 from slimbench.schedule import schedule
@@ -88,6 +89,8 @@ def encoder_of(subject: Subject, dim: int) -> SlideEncoder:
     """Its encoder for features of width `dim`, untrained, with reducers in place."""
     torch.manual_seed(subject.seed)
     encoder: SlideEncoder = registry.encoders.build(subject.encoder, input_dim=dim)
+    if encoder.reads != "patches":
+        raise UsageError(f"{subject.encoder} reads no patches, so there is nothing to profile")
     encoder.place_reducers(
         lambda width: registry.reducers.build(subject.reducer, dim=width), schedule(subject.schedule)
     )
@@ -115,7 +118,7 @@ def expected_seconds(subject: Subject) -> float:
     peak = _peak_now(device) * (torch.get_num_threads() if device.type == "cpu" else 1)
     total = 0
     for size in sizes:
-        kept = schedule(subject.schedule).counts(size, encoder.depth, subject.rate)
+        kept = encoder.budget(size, Plan(schedule(subject.schedule), subject.rate))
         counts: list[int] = []
         for block in range(encoder.depth):
             counts.append(kept.get(block, counts[-1] if counts else size))
