@@ -79,6 +79,26 @@ def test_trident_patches_have_grid_units(tmp_path, write_trident, dtype, batched
     np.testing.assert_array_equal(patches.coords, np.stack((np.arange(12) % 5, np.arange(12) // 5), axis=1))
 
 
+def test_the_patch_size_at_level_0_gives_the_pixels_back(tmp_path, write_trident):
+    """coords * patch_size is what the file held; formats in another unit say None."""
+    write_trident(tmp_path / "t", "s", edge=1036)
+    patches = only(tmp_path / "t")[2]
+    assert patches.patch_size == 1036
+    pixels = np.stack((np.arange(12) % 5, np.arange(12) // 5), axis=1) * 1036
+    np.testing.assert_array_equal(np.rint(patches.coords * patches.patch_size), pixels)
+    (tmp_path / "packed").mkdir()
+    write_packed(tmp_path / "packed" / "s.h5", patches, "kind")
+    assert only(tmp_path / "packed")[2].patch_size == 1036
+    clam = h5(tmp_path / "clam.h5", features=ROWS, coords=CELLS * 448 + 1000)
+    assert only(clam)[2].patch_size == 448
+    with h5py.File(clam, "a") as file:
+        file["coords"].attrs.update({"patch_size": 56, "custom_downsample": 4})
+    assert only(clam)[2].patch_size == 224
+    with h5py.File(h5(tmp_path / "stamp.h5", feats=ROWS, coords=CELLS * 256.0), "a") as file:
+        file.attrs.update({"unit": "um", "tile_size_um": 256.0})
+    assert only(tmp_path / "stamp.h5", "stamp")[2].patch_size is None
+
+
 def test_trident_slide_features_are_one_row_without_place(tmp_path):
     with h5py.File(tmp_path / "s.h5", "w") as file:
         file["features"] = ROWS[0]

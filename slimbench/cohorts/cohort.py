@@ -41,14 +41,17 @@ class Slide:
 class Patches:
     """The features of one slide.
 
-    features  [N, D] float32
-    coords    [N, 2] float32 grid units (x, y), or None: the row order is the position
-    lesion    [N] bool, patches known to be diagnostic, or None
+    features    [N, D] float32
+    coords      [N, 2] float32 grid units (x, y), or None: the row order is the position
+    lesion      [N] bool, patches known to be diagnostic, or None
+    patch_size  edge of a patch in level-0 pixels: a patch's upper left corner is at coords * patch_size. None
+                where its file does not say it
     """
 
     features: NDArray[np.float32]
     coords: NDArray[np.float32] | None = None
     lesion: NDArray[np.bool_] | None = None
+    patch_size: float | None = None
 
 
 @dataclass(frozen=True)

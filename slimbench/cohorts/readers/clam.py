@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbench.cohorts.readers.file import checked_coords, grid_step
-from slimbench.cohorts.readers.hdf5 import Hdf5File, dataset, opened
+from slimbench.cohorts.readers.hdf5 import Hdf5File, dataset, opened, required
 
 
 class ClamFile(Hdf5File):
@@ -31,15 +31,19 @@ class ClamFile(Hdf5File):
         if stored is None:
             return None
         coords = np.asarray(stored[()]).reshape(-1, 2)
-        grid = checked_coords(coords, _edge(stored) or grid_step(coords), n, self.path)
+        grid = checked_coords(coords, _edge(stored), n, self.path)
         return grid if rows is None else grid[rows]
 
+    def patch_size(self, file: h5py.File) -> float:
+        return _edge(required(file, "coords", self.path))
 
-def _edge(coords: h5py.Dataset) -> float | None:
-    """patch_size times downsample, as CLAM's own patch files state them, or None."""
+
+def _edge(coords: h5py.Dataset) -> float:
+    """patch_size times downsample where CLAM's own attributes state them, else the commonest step."""
     patch = coords.attrs.get("patch_size")
     downsample = coords.attrs.get("custom_downsample", coords.attrs.get("downsample"))
-    if patch is None or downsample is None:
-        return None
-    edge = float(np.ravel(patch)[0]) * float(np.ravel(downsample)[0])
-    return edge if edge > 0 else None
+    if patch is not None and downsample is not None:
+        edge = float(np.ravel(patch)[0]) * float(np.ravel(downsample)[0])
+        if edge > 0:
+            return edge
+    return grid_step(np.asarray(coords[()]).reshape(-1, 2))

@@ -30,6 +30,10 @@ class Hdf5File(FeatureFile):
     def grid(self, file: h5py.File, n: int, rows: list[int] | None) -> NDArray[np.float32] | None:
         """Grid coordinates of `rows` (None: all) of the n patches, or None where the file has none."""
 
+    def patch_size(self, file: h5py.File) -> float | None:
+        """A patch's edge in level-0 pixels, or None (see `Patches.patch_size`)."""
+        return None
+
     def kind(self, file: h5py.File) -> str:
         """How the patches were made, as far as the file says it (see `Head.kind`)."""
         return ""
@@ -37,7 +41,8 @@ class Hdf5File(FeatureFile):
     def read(self, slide_id: str) -> Patches:
         with opened(self.path) as file:
             features = as_rows(required(file, self.features, self.path)[()], self.path)
-            return Patches(features, self.grid(file, len(features), None))
+            grid = self.grid(file, len(features), None)
+            return Patches(features, grid, patch_size=None if grid is None else self.patch_size(file))
 
     def head(self, slide_id: str) -> Head:
         with opened(self.path) as file:

@@ -1,7 +1,8 @@
 """What `slimbench data pack` writes: one HDF5 file a slide, contiguous, read in one go and checked by its sum.
 
 Datasets `features` [N, D] float16 (where that loses nothing) or float32 and, optionally, `coords` [N, 2]
-float32 in grid units; the file's attributes are the checksum and the kind of patches.
+float32 in grid units; the file's attributes are the checksum, the kind of patches and, where the source says
+it, their edge in level-0 pixels.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ class PackedFile(Hdf5File):
         coords = dataset(file, "coords", self.path)
         return None if coords is None else self.picked(coords, n, rows)
 
+    def patch_size(self, file: h5py.File) -> float | None:
+        """The source's."""
+        written = file.attrs.get("patch_size")
+        return None if written is None else float(written)
+
     def kind(self, file: h5py.File) -> str:
         """The source's."""
         return text_attribute(file, "kind")
@@ -44,13 +50,13 @@ class PackedFile(Hdf5File):
         with opened(self.path) as file:
             features = required(file, "features", self.path)[()]
             coords = self.grid(file, len(features), None)
-            written = text_attribute(file, "slimbench_checksum")
+            written, patch_size = text_attribute(file, "slimbench_checksum"), self.patch_size(file)
         if written != checksum(features, coords):
             raise CohortError(
                 f"{self.path}: damaged packed file (its checksum differs); delete it and run "
                 "`slimbench data pack` again"
             )
-        return Patches(as_rows(features, self.path), coords)
+        return Patches(as_rows(features, self.path), coords, patch_size=patch_size)
 
 
 def write_packed(path: Path, patches: Patches, kind: str) -> None:
@@ -63,6 +69,8 @@ def write_packed(path: Path, patches: Patches, kind: str) -> None:
         if patches.coords is not None:
             file.create_dataset("coords", data=patches.coords)
         file.attrs.update({"slimbench_checksum": checksum(features, patches.coords), "kind": kind})
+        if patches.patch_size is not None:
+            file.attrs["patch_size"] = patches.patch_size
 
 
 def checksum(features: NDArray[Any], coords: NDArray[Any] | None) -> str:

@@ -36,6 +36,9 @@ class TridentFile(Hdf5File):
             return None
         return (self.picked(coords, n, rows) / self._edge(coords)).astype(np.float32)
 
+    def patch_size(self, file: h5py.File) -> float:
+        return self._edge(required(file, "coords", self.path))
+
     def kind(self, file: h5py.File) -> str:
         """As in "20x 512px overlap 0 conch_v15"."""
         encoder = text_attribute(file["features"], "encoder")
