@@ -7,11 +7,14 @@ softmax has none, CONCH's the learned one. Ours has the learned one unless `logi
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 
+from slimbench.cohorts.prompts import shipped_for
 from slimbench.errors import CohortError
 from slimbench.task import Evidence, Task, TaskResult
 from slimbench.tasks.classification import LabelRule, classified, label_supervised, part
@@ -32,8 +35,10 @@ class ZeroShot(Task):
     def run(self, evidence: Evidence) -> TaskResult:
         cohort = evidence.cohort
         if cohort.prompts is None:
+            shipped = shipped_for(cohort.classes)
+            remedy = f'write prompts = "{shipped}" in' if shipped else "name them in"
             raise CohortError(
-                f"{cohort.name} has no prompts; name them in the cohort file, or leave this task out"
+                f"{cohort.name} has no prompts; {remedy} the cohort file, or leave this task out"
             )
         names, templates = cohort.prompts.names, cohort.prompts.templates
         missing = [name for name in cohort.classes if not names.get(name)]
@@ -63,6 +68,8 @@ class ZeroShot(Task):
         log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         facts = {
             "logit_scale": scale,
+            "wording": cohort.prompts.source,
+            "wording_hash": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
             "templates": len(templates),
             "names": sum(len(names[label]) for label in cohort.classes),
             "prompts_shared_by_classes": _collisions(texts),

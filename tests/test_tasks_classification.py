@@ -214,6 +214,21 @@ def test_zero_shot_reports_prompts_shared_by_two_classes():
     }
 
 
+def test_zero_shot_says_which_wording_it_asked_with():
+    stub = cohort()
+    facts = tasks.build("zero-shot").run(stub).facts
+    fewer = replace(stub.cohort.prompts, templates=("picture of CLASSNAME",), source="own.yaml")
+    other = tasks.build("zero-shot").run(replace(stub, cohort=replace(stub.cohort, prompts=fewer))).facts
+    assert (facts["wording"], other["wording"]) == ("cohort", "own.yaml")
+    assert len(facts["wording_hash"]) == 16 and facts["wording_hash"] != other["wording_hash"]
+
+
+def test_zero_shot_names_the_wording_that_a_cohort_without_prompts_could_use():
+    codes = replace(cohort().cohort, prompts=None, classes=("LUAD", "UM"))
+    with pytest.raises(CohortError, match='has no prompts; write prompts = "tcga-ot" in the cohort file'):
+        tasks.build("zero-shot").run(replace(cohort(), cohort=codes))
+
+
 def test_zero_shot_refuses_classes_without_prompts_and_encoders_without_text():
     stub = cohort()
     with pytest.raises(CohortError, match="no prompt for class liver"):

@@ -82,10 +82,14 @@ def usual_tasks(slides: Sequence[Slide], prompts: Prompts | None) -> tuple[str, 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Zero-shot wording: names of each class, and templates with the literal CLASSNAME in them."""
+    """Zero-shot wording: names of each class, and templates with the literal CLASSNAME in them.
+
+    source  where it was taken from, as records say it; two wordings that differ in it alone are the same
+    """
 
     names: Mapping[str, tuple[str, ...]]
     templates: tuple[str, ...] = ("CLASSNAME",)
+    source: str = field(default="cohort", compare=False)
 
 
 class Cohort(ABC):

@@ -105,16 +105,20 @@ class SplitsSection(_Joined):
 
 
 class PromptsSection(_Section):
-    """Zero-shot wording: TITAN's YAML or CONCH's JSON as `file`, or names and templates written here."""
+    """Zero-shot wording: TITAN's YAML or CONCH's JSON as `file`, names written here, or slimbench's own
+    `wording`; `templates` take the place of those that come with it."""
 
     file: Path | None = None
     names: dict[str, tuple[str, ...]] | None = None
+    wording: str | None = None
     templates: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _some_names(self) -> Self:
-        if (self.file is None) == (self.names is None):
-            raise ValueError('takes `file`, or `names` = { CLASS = ["a name", ...] }: one of them')
+        if sum(each is not None for each in (self.file, self.names, self.wording)) != 1:
+            raise ValueError(
+                'takes `file`, or `names` = { CLASS = ["a name", ...] }, or `wording` = "tcga-ot": one of them'
+            )
         return self
 
 
@@ -131,6 +135,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_wording(value: Any) -> Any:
+    return {"wording": value} if isinstance(value, str) else value
+
+
 class CohortFile(_Section):
     """A whole cohort file.
 
@@ -138,6 +146,7 @@ class CohortFile(_Section):
     missing  what to do about slides without features: stop, or drop and count them
     packed   folder of repacked copies that `slimbench data pack` wrote; they are read instead
     classes  label names in order, or a YAML file with a `label_dict`; default: sorted names
+    prompts  for zero-shot; a name alone is that of slimbench's own wording: prompts = "tcga-ot"
     """
 
     name: str | None = None
@@ -150,7 +159,7 @@ class CohortFile(_Section):
     labels: LabelsSection | None = None
     reports: ReportsSection | None = None
     splits: SplitsSection | None = None
-    prompts: PromptsSection | None = None
+    prompts: Annotated[PromptsSection | None, BeforeValidator(_as_wording)] = None
     defaults: DefaultsSection = DefaultsSection()
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from slimbench.cohorts.cohort import SPLITS
 from slimbench.cohorts.join import Finder, tcga_patient
+from slimbench.cohorts.prompts import shipped_for
 from slimbench.cohorts.readers.features import find_files
 from slimbench.cohorts.rows import NO_SPLIT
 from slimbench.cohorts.tables import Table, read_table
@@ -69,7 +70,8 @@ def init(folder: Path) -> str:
             f"classes = {_paths([task[0]], folder)}    # their order, which weighted kappas depend on"
         )
     usual = (str(task[1].get("task_col")), *_LABEL) if task is not None else _LABEL
-    lines += ["", "[slides]", *_slides(slides, folder, usual)]
+    section, classes = _slides(slides, folder, usual)
+    lines += ["", "[slides]", *section]
     if reports is not None:
         lines += [
             "",
@@ -86,11 +88,14 @@ def init(folder: Path) -> str:
             f"file = {_paths([task[0]], folder)}",
             '# templates = ["a slide of CLASSNAME."]',
         ]
+    elif (shipped := shipped_for(classes)) is not None:
+        lines += ["", "[prompts]", f"wording = {_quoted(shipped)}    # slimbench's own, for zero-shot"]
     return "\n".join(lines) + "\n"
 
 
-def _slides(named: list[_Named], folder: Path, usual: tuple[str, ...]) -> list[str]:
-    """The lines of [slides]: one table per split if there are such, else the one that names most slides.
+def _slides(named: list[_Named], folder: Path, usual: tuple[str, ...]) -> tuple[list[str], set[str]]:
+    """The lines of [slides], one table per split if there are such, else the one that names most slides; and
+    the labels in it.
 
     usual  names of label columns, the likeliest first
     """
@@ -115,7 +120,10 @@ def _slides(named: list[_Named], folder: Path, usual: tuple[str, ...]) -> list[s
             f"patient = {_quoted(best.slide)}    # no column of patients found: every slide counts as one"
         )
     labels = _label_columns(best.table, {best.slide, patient}, usual)
+    classes: set[str] = set()
     if labels:
+        tables = [each.table for each in per_split.values()] if len(per_split) > 1 else [best.table]
+        classes = {cell for table in tables for cell in table.column(labels[0]) if cell}
         rest = f"    # or {', '.join(labels[1:6])}" if labels[1:] else ""
         lines.append(f"label = {_quoted(labels[0])}{rest}")
     site = _first(_SITE, columns)
@@ -128,7 +136,7 @@ def _slides(named: list[_Named], folder: Path, usual: tuple[str, ...]) -> list[s
         else:
             lines += ["", "[splits]    # no column of splits found: `slimbench data split` makes this table"]
             lines += ['table = "splits.csv"']
-    return lines
+    return lines, classes
 
 
 def _features(folder: Path) -> tuple[list[Path], list[list[Path]]]:

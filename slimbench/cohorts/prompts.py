@@ -1,16 +1,22 @@
-"""Zero-shot wording and class order from the files that TITAN, Patho-Bench and CONCH publish."""
+"""Zero-shot wording and class order from the files that TITAN, Patho-Bench and CONCH publish; and our own
+wording for the classes of TCGA-OT and EBRAINS, one file each in the folder `wording`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from slimbench.cohorts.cohort import Prompts
+from slimbench.cohorts.findings import nearest
 from slimbench.errors import CohortError
+
+_SHIPPED = {path.stem: path for path in sorted((Path(__file__).parent / "wording").glob("*.toml"))}
 
 
 def read_label_dict(path: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
@@ -48,19 +54,41 @@ def read_prompts(path: Path, templates: tuple[str, ...] | None) -> Prompts:
         str(key): (value,) if isinstance(value, str) else tuple(map(str, value))
         for key, value in names.items()
     }
-    return Prompts(listed, templates or (tuple(own) if own else ("CLASSNAME",)))
+    return Prompts(listed, templates or (tuple(own) if own else ("CLASSNAME",)), path.name)
+
+
+def shipped_prompts(name: str, where: str) -> Prompts:
+    """Our own wording called `name`: "tcga-ot" (OncoTree codes) or "ebrains" (diagnoses and their groups).
+
+    Raises CohortError, which begins with `where`, for a name that is none.
+    """
+    if name not in _SHIPPED:
+        raise CohortError(f"{where}: no wording is called {name!r}; {nearest(name, _SHIPPED)}")
+    content = tomllib.loads(_SHIPPED[name].read_text(encoding="utf-8"))
+    names = {label: tuple(given) for label, given in content["names"].items()}
+    return Prompts(names, tuple(content["templates"]), f"slimbench {name}")
+
+
+def shipped_for(classes: Iterable[str]) -> str | None:
+    """The shipped wording that has names for all of `classes`, or None; None for no class."""
+    wanted = {name.strip() for name in classes}
+    found = (name for name in _SHIPPED if wanted <= set(shipped_prompts(name, "").names))
+    return next(found, None) if wanted else None
 
 
 def checked_prompts(prompts: Prompts, classes: tuple[str, ...], where: str) -> Prompts:
-    """The prompts of the cohort's classes; CohortError for a class without a name or a template
-    without CLASSNAME."""
+    """The prompts of the cohort's classes, found without the spaces around them that EBRAINS was published
+    with; CohortError for a class without a name or a template without CLASSNAME."""
+    names = {name: prompts.names.get(name) or prompts.names.get(name.strip()) or () for name in classes}
     for name in classes:
-        if not prompts.names.get(name):
-            raise CohortError(f"{where}: class {name!r} has no name in the prompts; add one")
+        if not names[name]:
+            raise CohortError(
+                f"{where}: class {name!r} has no name in the prompts ({prompts.source}); add one"
+            )
     for template in prompts.templates:
         if "CLASSNAME" not in template:
             raise CohortError(f"{where}: template {template!r} lacks the word CLASSNAME")
-    return Prompts({name: prompts.names[name] for name in classes}, prompts.templates)
+    return replace(prompts, names=names)
 
 
 def _load(path: Path) -> dict[str, Any]:

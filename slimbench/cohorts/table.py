@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from slimbench.cohorts.cohort import (
@@ -16,10 +16,10 @@ from slimbench.cohorts.cohort import (
     fingerprint_of,
     usual_tasks,
 )
-from slimbench.cohorts.config import CohortFile, read_cohort_file
+from slimbench.cohorts.config import CohortFile, PromptsSection, read_cohort_file
 from slimbench.cohorts.findings import Finding, finding
 from slimbench.cohorts.join import Join, join
-from slimbench.cohorts.prompts import checked_prompts, read_prompts
+from slimbench.cohorts.prompts import checked_prompts, read_prompts, shipped_prompts
 from slimbench.cohorts.readers.features import (
     Advance,
     Entry,
@@ -109,13 +109,7 @@ def open_file(path: Path, splits: bool = True, packed: bool = True, advance: Adv
     )
     prompts = None
     if file.prompts is not None:
-        given = file.prompts
-        named = (
-            read_prompts(resolve(given.file), given.templates)
-            if given.file is not None
-            else Prompts(given.names or {}, given.templates or ("CLASSNAME",))
-        )
-        prompts = checked_prompts(named, tables.classes, str(path))
+        prompts = checked_prompts(_prompts(file.prompts, resolve, str(path)), tables.classes, str(path))
     copies: Mapping[str, FeatureFile] = {}
     if packed and file.packed is not None:
         copies = _copies(resolve(file.packed), names.values(), known, tables, advance)
@@ -140,6 +134,16 @@ def open_file(path: Path, splits: bool = True, packed: bool = True, advance: Adv
         joins=tuple(tables.joins),
     )
     return Opened(cohort, tuple(tables.findings))
+
+
+def _prompts(given: PromptsSection, resolve: Callable[[Path], Path], where: str) -> Prompts:
+    """The wording that a cohort file names, with the file's own templates if it has some."""
+    if given.file is not None:
+        return read_prompts(resolve(given.file), given.templates)
+    if given.wording is not None:
+        shipped = shipped_prompts(given.wording, where)
+        return replace(shipped, templates=given.templates) if given.templates else shipped
+    return Prompts(given.names or {}, given.templates or ("CLASSNAME",))
 
 
 def _copies(
