@@ -32,6 +32,7 @@ OPTIONS = {
     "--trained-at --out --timeout --rerun --dry-run",
     "leaderboard": "--format --task",
     "export": "",
+    "analyse": "--reducer --format",
     "compare": "--out --format",
     "score": "--intervals --format",
     "list": "",

@@ -1,0 +1,1 @@
+"""What reducers keep: from the kept sets and predictions of a results folder. `slimbench analyse OUT`"""
