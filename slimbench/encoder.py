@@ -9,9 +9,9 @@ Slides of a batch are packed, not padded: row 0 of each slide is its [CLS], then
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +26,22 @@ from slimbench.seeds import seed_of
 from slimbench.tokens import Tokens
 from slimbench.trace import Trace
 
+Reads = Literal["patches", "report", "nothing"]
+
 
 @dataclass(frozen=True)
 class SlideInput:
     """One slide on its way into an encoder.
 
-    tokens.x [N, D_in] patch features; truth [N] bool, diagnostic patches, or None
+    tokens.x [N, D_in] what the encoder reads of it (SlideEncoder.reads), patch features as a rule
+    truth    [N] bool, diagnostic patches, or None
+    patient  whose slide it is, where that is known
     """
 
     id: str
     tokens: Tokens
     truth: Tensor | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,14 @@ class SlideEncoder(nn.Module, ABC):
     depth  number of blocks that a reducer can stand before; 0 for an encoder without blocks
 
     pretrained  class attribute: True if it comes with weights, and is never trained here
+    reads       class attribute: what the tokens of a slide are. "patches": its patches; "report": one token, the
+                text tower's vector of its report, zeros where it has none; "nothing": no token, the slide is
+                known by its id. Where it reads no patches, the feature files stay closed, `input_dim` is the
+                width of the tower's vector (of the cohort's patches for "nothing"), and there are no reducers
     """
 
     pretrained: ClassVar[bool] = False
+    reads: ClassVar[Reads] = "patches"
 
     dim: int
     depth: int
@@ -110,6 +120,17 @@ class SlideEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, slides: Sequence[SlideInput], plan: Plan) -> Encoded:
         """Encode slides; see Encoded for the shapes."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a record says of the encoder beyond its spec, as JSON."""
+        return {}
+
+    def look_at(self, slides: Sequence[SlideInput]) -> None:
+        """See all slides of a cohort, without tokens, before any is encoded; only where `reads` is "nothing".
+
+        Raises SlimbenchError for a slide that it does not know.
+        """
 
     def budget(self, patches: int, plan: Plan) -> dict[int, int]:
         """Tokens that a reducer is asked to leave of a slide: {block ahead: count}."""

@@ -1,7 +1,8 @@
 """Where plugins are found: reducers, encoders, tasks, text towers.
 
     built-ins       the BUILT_INS dictionary of each room's __init__.py, {name: "module:attribute"}
-                    and WEIGHTS, {name: "module:function"}, for those that come with published weights
+                    and WEIGHTS, {name: "module:function"}, for those that come with published weights or
+                    read the files of another program
     third parties   entry points of their own package, in group `slimbench.<kind>`
     first hour      path/to/file.py:Class
 
@@ -154,6 +155,11 @@ class Registry:
         """Whether `spec` names a built-in reducer that no rate changes: one of its room's FIXED."""
         spec = Spec.parse(spec) if isinstance(spec, str) else spec
         return spec.name in getattr(importlib.import_module(self.room), "FIXED", ())
+
+    def reads_patches(self, spec: Spec | str) -> bool:
+        """False where `spec` names a built-in encoder that looks at no patches: one of its room's WITHOUT_PATCHES."""
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        return spec.name not in getattr(importlib.import_module(self.room), "WITHOUT_PATCHES", ())
 
     def by_content(self, spec: Spec | str) -> str:
         """`spec` with hashes of what they hold in place of the files and folders that its arguments name.

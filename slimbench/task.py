@@ -92,11 +92,17 @@ class Task(ABC):
     """A measurement on a trained encoder; built with keyword arguments from its spec.
 
     needs_alignment  True if it cannot run on an encoder without text alignment: it is skipped, saying so
+    needs_patches    True if it cannot run on an encoder that reads no patches: it is skipped, saying so
     primary          the metric that a leaderboard sorts and tests by
     """
 
     needs_alignment: ClassVar[bool] = False
+    needs_patches: ClassVar[bool] = False
     primary: ClassVar[str]
+
+    def check(self, cohort: Cohort) -> None:  # noqa: B027  (many tasks can do with any cohort)
+        """Raise SlimbenchError if the cohort's tables say already that it cannot support the task; a sweep asks
+        before anything is trained."""
 
     @abstractmethod
     def run(self, evidence: Evidence) -> TaskResult:

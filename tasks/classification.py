@@ -86,7 +86,8 @@ def part(embeddings: Embeddings, rule: LabelRule) -> Part:
     index = {name: number for number, name in enumerate(rule.classes)}
     y = [index.get(rule.of.get(slide.label or "", ""), -1) for slide in embeddings.slides]
     slides = tuple(
-        replace(slide, label=rule.classes[k]) for slide, k in zip(embeddings.slides, y, strict=True)
+        replace(slide, label=rule.classes[k] if k >= 0 else None)
+        for slide, k in zip(embeddings.slides, y, strict=True)
     )
     every = Part(slides, embeddings.embedding, np.asarray(y, dtype=np.int64))
     finite = np.isfinite(every.x).all(axis=1)
@@ -102,11 +103,37 @@ def splits(evidence: Evidence, rule: LabelRule, *, validate: bool) -> Splits:
     validate  hold out 15 % of the training slides (whole patients) where the cohort has no val split
     Raises CohortError where no slide is left to train or test on.
     """
-    given = {name: evidence.embeddings(name) for name in ("train", "val", "test")}
+    given = {name: evidence.embeddings(name) for name in SPLITS}
+    found = _splits(evidence.cohort, given, rule, validate)
+    return replace(found, facts={**found.facts, "label_supervised": label_supervised(evidence)})
+
+
+def splits_of_tables(cohort: Cohort, rule: LabelRule, *, validate: bool, classes: int = 1) -> Splits:
+    """`splits` before anything is encoded, with rows of width 0: for Task.check.
+
+    classes  how many the training slides must have
+    Raises CohortError as `splits` does, and for fewer classes.
+    """
+    found = _splits(cohort, {name: tabled(cohort, name) for name in SPLITS}, rule, validate)
+    if len(found.classes) < classes:
+        raise CohortError(
+            f"{cohort.name}: all {len(found.train.y)} labelled training slides are {found.classes[0]}; a probe "
+            f"needs {classes} classes, so check the label column and the splits"
+        )
+    return found
+
+
+def tabled(cohort: Cohort, split: str) -> Embeddings:
+    """The slides of a split, with embeddings of width 0."""
+    slides = cohort.split(split)
+    return Embeddings(slides, np.empty((len(slides), 0), np.float32), None, ())
+
+
+def _splits(cohort: Cohort, given: Mapping[str, Embeddings], rule: LabelRule, validate: bool) -> Splits:
     parts = {name: part(embeddings, rule) for name, embeddings in given.items()}
     train, val, source = parts["train"], parts["val"], "the cohort's val split"
     if validate and len(train.y) and not len(val.y):
-        seed = seed_of("validation", evidence.cohort.fingerprint)
+        seed = seed_of("validation", cohort.fingerprint)
         made = train.split(SplitRule((1 - HELD_OUT, HELD_OUT, 0.0), minimum=1, seed=seed))
         train, val = made["train"], made["val"]
         source = f"{HELD_OUT:.0%} of the training slides, whole patients, stratified"
@@ -115,7 +142,7 @@ def splits(evidence: Evidence, rule: LabelRule, *, validate: bool) -> Splits:
     for name, each in (("train", train), ("test", test)):
         if not len(each.y):
             raise CohortError(
-                f"{evidence.cohort.name}: none of the {len(given[name].slides)} {name} slides has a label "
+                f"{cohort.name}: none of the {len(given[name].slides)} {name} slides has a label "
                 f"among the {len(known) or len(rule.classes)} classes; check the label column and the splits"
             )
     left_out = {
@@ -128,7 +155,6 @@ def splits(evidence: Evidence, rule: LabelRule, *, validate: bool) -> Splits:
         "n": {"train": len(train.y), "val": len(val.y), "test": len(test.y)},
         "left_out": left_out,
         "validation": source if len(val.y) else None,
-        "label_supervised": label_supervised(evidence),
     }
     return Splits(train, val, test, tuple(rule.classes[k] for k in known), facts)
 

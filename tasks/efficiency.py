@@ -33,6 +33,7 @@ from slimbench.task import Evidence, Task, TaskResult
 class Efficiency(Task):
     """slides: how many test slides are timed; repeats: rounds over them."""
 
+    needs_patches = True
     primary = "flops"
 
     def __init__(self, *, slides: int = 16, repeats: int = 3) -> None:

@@ -41,6 +41,7 @@ class Faithfulness(Task):
     draws   random sets a slide, the same for every row that keeps as many patches
     """
 
+    needs_patches = True
     primary = "comprehensiveness"
 
     def __init__(self, *, slides: int = 32, draws: int = 5) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from slimbench.cohorts.cohort import Cohort
+from slimbench.errors import CohortError
 from slimbench.seeds import seed_of
 from slimbench.statistics.estimates import Metric
 from slimbench.statistics.metrics import measure
 from slimbench.statistics.probe import fit_probe
 from slimbench.task import Evidence, Task, TaskResult
-from slimbench.tasks.classification import LabelRule, Part, Splits, predictions, splits
+from slimbench.tasks.classification import LabelRule, Part, Splits, predictions, splits, splits_of_tables
 
 METRICS = ("balanced_accuracy", "accuracy", "auroc")
 
@@ -32,6 +34,16 @@ class FewShot(Task):
     def __init__(self, shots: tuple[int, ...] = (1, 2, 4, 8, 16), draws: int = 50) -> None:
         self.shots = shots
         self.draws = draws
+
+    def check(self, cohort: Cohort) -> None:
+        data = splits_of_tables(cohort, LabelRule.as_given(cohort), validate=True, classes=2)
+        most = int(np.bincount(data.train.y).max())
+        if most < max(self.shots):
+            fits = "+".join(str(shots) for shots in self.shots if shots <= most) or most
+            raise CohortError(
+                f"{cohort.name}: no class has {max(self.shots)} training slides, the largest has {most}; write "
+                f"few-shot:shots={fits}"
+            )
 
     def run(self, evidence: Evidence) -> TaskResult:
         data = splits(evidence, LabelRule.as_given(evidence.cohort), validate=True)

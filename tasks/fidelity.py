@@ -35,6 +35,7 @@ class Fidelity(Task):
     neighbours  nearest slides that are compared, or all others where there are fewer
     """
 
+    needs_patches = True
     primary = "cosine"
 
     def __init__(self, *, neighbours: int = 10) -> None:

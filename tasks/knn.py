@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
+from slimbench.cohorts.cohort import Cohort
 from slimbench.statistics.threads import one_thread
 from slimbench.task import Evidence, Task, TaskResult
-from slimbench.tasks.classification import LabelRule, Part, classified, splits
+from slimbench.tasks.classification import LabelRule, Part, classified, splits, splits_of_tables
 
 
 class NearestNeighbours(Task):
@@ -26,6 +27,9 @@ class NearestNeighbours(Task):
 
     def __init__(self, k: int = 20) -> None:
         self.k = k
+
+    def check(self, cohort: Cohort) -> None:
+        splits_of_tables(cohort, LabelRule.as_given(cohort), validate=False)
 
     def run(self, evidence: Evidence) -> TaskResult:
         data = splits(evidence, LabelRule.as_given(evidence.cohort), validate=False)
@@ -45,6 +49,9 @@ class SimpleShot(Task):
     """
 
     primary = "balanced_accuracy"
+
+    def check(self, cohort: Cohort) -> None:
+        splits_of_tables(cohort, LabelRule.as_given(cohort), validate=False)
 
     def run(self, evidence: Evidence) -> TaskResult:
         data = splits(evidence, LabelRule.as_given(evidence.cohort), validate=False)

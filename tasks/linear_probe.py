@@ -25,11 +25,14 @@ from slimbench.statistics.probe import fit_probe
 from slimbench.task import Evidence, Task, TaskResult
 from slimbench.tasks.classification import (
     LabelRule,
+    Part,
     classified,
     label_supervised,
     part,
     predictions,
     splits,
+    splits_of_tables,
+    tabled,
 )
 
 
@@ -56,11 +59,18 @@ class LinearProbe(Task):
         """Which labels take part, as which classes; the named benchmarks have their own."""
         return LabelRule.as_given(cohort)
 
+    def check(self, cohort: Cohort) -> None:
+        rule = self.label_rule(cohort)
+        if self.protocol == "slim":
+            self._large_enough(part(tabled(cohort, "test"), rule), cohort)
+        else:
+            splits_of_tables(cohort, rule, validate=self._validates, classes=2)
+
     def run(self, evidence: Evidence) -> TaskResult:
         rule = self.label_rule(evidence.cohort)
         if self.protocol == "slim":
             return self._repeated(evidence, rule)
-        data = splits(evidence, rule, validate=self.protocol in ("titan", "titan-converged"))
+        data = splits(evidence, rule, validate=self._validates)
         probe = fit_probe(self.protocol, data.train.labelled, data.val.labelled, len(data.classes))
         log_p = probe.linear.log_probabilities(data.test.x).astype(np.float32)
         facts = {
@@ -71,15 +81,24 @@ class LinearProbe(Task):
         }
         return classified(data.test, log_p, data.classes, facts)
 
-    def _repeated(self, evidence: Evidence, rule: LabelRule) -> TaskResult:
-        every = part(evidence.embeddings("test"), rule)
-        kept = np.flatnonzero(np.bincount(every.y, minlength=len(rule.classes)) >= self.min_class)
+    @property
+    def _validates(self) -> bool:
+        return self.protocol in ("titan", "titan-converged")
+
+    def _large_enough(self, every: Part, cohort: Cohort) -> list[int]:
+        """The classes that have `min_class` slides."""
+        kept = np.flatnonzero(np.bincount(every.y) >= self.min_class)
         if len(kept) < 2:
             raise CohortError(
-                f"{evidence.cohort.name}: {len(kept)} classes have {self.min_class} test slides; protocol slim "
-                "needs two, so lower its min_class"
+                f"{cohort.name}: {len(kept)} classes have {self.min_class} test slides; protocol slim needs two, so "
+                "lower its min_class"
             )
-        slides, classes = every.among(kept.tolist()), [rule.classes[k] for k in kept]
+        return kept.tolist()
+
+    def _repeated(self, evidence: Evidence, rule: LabelRule) -> TaskResult:
+        every = part(evidence.embeddings("test"), rule)
+        kept = self._large_enough(every, evidence.cohort)
+        slides, classes = every.among(kept), [rule.classes[k] for k in kept]
         tables, values, penalties = [], [], []
         for draw in range(self.draws):
             seed = seed_of("slim", evidence.cohort.fingerprint, draw)

@@ -36,6 +36,7 @@ EQUALS = 16  # as many cells of a grid lie equally near, up to 17 cells away
 class Reconstruction(Task):
     """Squared distance of the patches to what stands for them, over that to the slide's mean."""
 
+    needs_patches = True
     primary = "reconstruction_error"
 
     def run(self, evidence: Evidence) -> TaskResult:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from slimbench.cohorts.cohort import Cohort
 from slimbench.errors import CohortError
 from slimbench.statistics.estimates import Metric
 from slimbench.statistics.means import mean_estimate, median_rank_estimate, share_estimate
@@ -35,15 +36,12 @@ class Retrieval(Task):
     needs_alignment = True
     primary = "i2t_recall_at_10"
 
+    def check(self, cohort: Cohort) -> None:
+        _with_reports(cohort)
+
     def run(self, evidence: Evidence) -> TaskResult:
         embeddings = evidence.embeddings("test")
-        reports = [one_line(slide.report or "") for slide in embeddings.slides]
-        chosen = [number for number, report in enumerate(reports) if report]
-        if len(chosen) < 2:
-            raise CohortError(
-                f"{evidence.cohort.name}: {len(chosen)} of {len(reports)} test slides have a report; retrieval "
-                "needs two, so name a reports table in the cohort file"
-            )
+        reports, chosen = _with_reports(evidence.cohort)
         texts, first, owner = np.unique(
             [reports[number] for number in chosen], return_index=True, return_inverse=True
         )
@@ -74,6 +72,18 @@ class Retrieval(Task):
             tables.append(table)
         facts |= {"images": len(images), "texts": len(texts), "without_report": len(reports) - len(chosen)}
         return TaskResult(tuple(metrics), pd.concat(tables, ignore_index=True), facts)
+
+
+def _with_reports(cohort: Cohort) -> tuple[list[str], list[int]]:
+    """Reports of the test slides in one line each, "" where there is none, and the places of the others."""
+    reports = [one_line(slide.report or "") for slide in cohort.split("test")]
+    chosen = [number for number, report in enumerate(reports) if report]
+    if len(chosen) < 2:
+        raise CohortError(
+            f"{cohort.name}: {len(chosen)} of {len(reports)} test slides have a report; retrieval needs two, so "
+            "name a reports table in the cohort file"
+        )
+    return reports, chosen
 
 
 def one_line(report: str) -> str:

@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from slimbench.cohorts.cohort import Cohort
 from slimbench.errors import CohortError
 from slimbench.statistics.estimates import Metric
 from slimbench.statistics.means import share_estimate
@@ -28,7 +29,12 @@ from slimbench.trace import Trace
 class Saliency(Task):
     """Lesion recall among the kept tokens of the test slides, beside what chance gives."""
 
+    needs_patches = True
     primary = "lesion_recall"
+
+    def check(self, cohort: Cohort) -> None:
+        if not cohort.knows_lesions:
+            raise CohortError(f"{cohort.name} knows no diagnostic patches; leave the task saliency out")
 
     def run(self, evidence: Evidence) -> TaskResult:
         patient = {slide.id: slide.patient for slide in evidence.cohort.split("test")}

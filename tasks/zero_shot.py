@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from slimbench.cohorts.cohort import Cohort, Prompts
 from slimbench.cohorts.prompts import shipped_for
 from slimbench.errors import CohortError
 from slimbench.task import Evidence, Task, TaskResult
-from slimbench.tasks.classification import LabelRule, classified, label_supervised, part
+from slimbench.tasks.classification import LabelRule, classified, label_supervised, part, tabled
 
 
 class ZeroShot(Task):
@@ -32,20 +33,15 @@ class ZeroShot(Task):
     def __init__(self, logit_scale: float | None = None) -> None:
         self.logit_scale = logit_scale
 
+    def check(self, cohort: Cohort) -> None:
+        _prompts(cohort)
+        if not len(part(tabled(cohort, "test"), LabelRule.as_given(cohort)).y):
+            raise CohortError(f"{cohort.name}: no test slide has a label; zero-shot has nothing to measure")
+
     def run(self, evidence: Evidence) -> TaskResult:
         cohort = evidence.cohort
-        if cohort.prompts is None:
-            shipped = shipped_for(cohort.classes)
-            remedy = f'write prompts = "{shipped}" in' if shipped else "name them in"
-            raise CohortError(
-                f"{cohort.name} has no prompts; {remedy} the cohort file, or leave this task out"
-            )
-        names, templates = cohort.prompts.names, cohort.prompts.templates
-        missing = [name for name in cohort.classes if not names.get(name)]
-        if missing:
-            raise CohortError(
-                f"{cohort.name}: no prompt for class {', '.join(missing)}; add names for it under prompts"
-            )
+        wording = _prompts(cohort)
+        names, templates = wording.names, wording.templates
         texts = {
             label: [template.replace("CLASSNAME", name) for name in names[label] for template in templates]
             for label in cohort.classes
@@ -68,7 +64,7 @@ class ZeroShot(Task):
         log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         facts = {
             "logit_scale": scale,
-            "wording": cohort.prompts.source,
+            "wording": wording.source,
             "wording_hash": hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16],
             "templates": len(templates),
             "names": sum(len(names[label]) for label in cohort.classes),
@@ -77,6 +73,20 @@ class ZeroShot(Task):
             "label_supervised": label_supervised(evidence),
         }
         return classified(test, log_p, cohort.classes, facts)
+
+
+def _prompts(cohort: Cohort) -> Prompts:
+    """The cohort's wording; CohortError unless every class has some."""
+    if cohort.prompts is None:
+        shipped = shipped_for(cohort.classes)
+        remedy = f'write prompts = "{shipped}" in' if shipped else "name them in"
+        raise CohortError(f"{cohort.name} has no prompts; {remedy} the cohort file, or leave this task out")
+    missing = [name for name in cohort.classes if not cohort.prompts.names.get(name)]
+    if missing:
+        raise CohortError(
+            f"{cohort.name}: no prompt for class {', '.join(missing)}; add names for it under prompts"
+        )
+    return cohort.prompts
 
 
 def _normalised(x: np.ndarray) -> np.ndarray:

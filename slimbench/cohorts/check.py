@@ -18,11 +18,9 @@ from slimbench.cohorts.findings import Finding, Severity, finding
 from slimbench.cohorts.readers.features import Advance, unwatched
 from slimbench.cohorts.table import TableCohort, open_file
 from slimbench.errors import CohortError
-from slimbench.statistics.embeddings import effective_rank, mean_pairwise_cosine
+from slimbench.statistics.collapse import collapse
 
 MINIMUM = 10  # slides of a class in the test split below which its accuracy moves in steps of over 10 %
-COLLAPSED_COSINE = 0.99
-COLLAPSED_RANK = 3.0
 _NEEDED = {"linear-probe": "labels", "zero-shot": "labels and prompts", "retrieval": "reports"}
 
 
@@ -94,16 +92,11 @@ def features(cohort: Cohort, advance: Advance = unwatched) -> list[Finding]:
 
 
 def _collapse(embeddings: NDArray[np.float32]) -> Finding:
-    rows = embeddings.astype(np.float64)
-    cosine, rank = mean_pairwise_cosine(rows), effective_rank(rows)
-    numbers = (
-        f"slide features: mean pairwise cosine {cosine:.3f}, effective rank {rank:.1f} of {rows.shape[1]}"
-    )
-    if cosine > COLLAPSED_COSINE or rank < COLLAPSED_RANK:
-        return Finding(
-            "warning", "collapse", f"{numbers}: they hardly differ; check pooling, layer and coordinates"
-        )
-    return Finding("info", "collapse", numbers, len(rows))
+    found = collapse(embeddings)
+    if found.collapsed:
+        message = f"slide features: {found}: they hardly differ; check pooling, layer and coordinates"
+        return Finding("warning", "collapse", message)
+    return Finding("info", "collapse", f"slide features: {found}", len(embeddings))
 
 
 def _joins(cohort: Cohort) -> list[Finding]:

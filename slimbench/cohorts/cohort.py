@@ -121,6 +121,11 @@ class Cohort(ABC):
     def patches(self, slide_id: str) -> Patches:
         """Features of one slide. Raises CohortError that names file, slide and remedy."""
 
+    @property
+    def knows_lesions(self) -> bool:
+        """Whether any slide comes with patches known to be diagnostic; no feature file says so."""
+        return False
+
     def split(self, name: str) -> tuple[Slide, ...]:
         """The slides of one split, in order."""
         return tuple(slide for slide in self.slides if slide.split == name)
@@ -160,6 +165,10 @@ class InMemoryCohort(Cohort):
     defaults: Defaults = field(default_factory=Defaults)
     dropped: Mapping[str, int] = field(default_factory=dict)
     joins: tuple[Join, ...] = ()
+
+    @property
+    def knows_lesions(self) -> bool:
+        return any(slide.lesion is not None and slide.lesion.any() for slide in self.features.values())
 
     def patches(self, slide_id: str) -> Patches:
         return self.features[slide_id]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,10 @@ MARKS = {
     "label-supervised": "the captions it was trained on contain the labels it is probed for",
     "1 seed: no verdict": "differences of one training run are not told from chance",
     "within noise of the best": "its difference to the best row may be chance; the best was chosen on these slides",
+    "no card": "slide features of another program that do not say what they are: lay a card beside them",
+    "collapsed": "its embeddings hardly differ: mean pairwise cosine over 0.99, or effective rank under 3",
+    "text only": "the frozen text tower's vector of the slide's own report, which finds itself in retrieval",
+    "reports missing": "slides without a report have a vector of zeros",
     "mixed code": "its seeds ran different versions of slimbench or of a plugin; sweep --rerun stale",
 }
 
@@ -100,6 +104,10 @@ class _Board:
             "label-supervised": row.label_supervised and not row.setting.is_baseline,
             "1 seed: no verdict": row.seeds == 1,
             "within noise of the best": any(c.within_noise.get(place) for c in self.comparisons.values()),
+            "no card": "card" in row.facts and row.card is None,
+            "collapsed": bool(row.facts.get("collapse", {}).get("collapsed")),
+            "text only": "without_report" in row.facts,
+            "reports missing": any(row.facts.get("without_report", {}).values()),
             "mixed code": row.mixed,
         }
         return [mark for mark, held in holds.items() if held]
@@ -149,6 +157,7 @@ class _Board:
         ]
         for task, found in self.differences.items():
             notes += _detectable(task, list(found["unpruned"].values()))
+        notes += dict.fromkeys(_card_said(row.card) for row in self.shown if row.card is not None)
         used = dict.fromkeys(mark for row in self.shown for mark in self.marks(row))
         return [*notes, *(f"{mark}: {MARKS[mark]}" for mark in used)]
 
@@ -158,6 +167,12 @@ class _Board:
             kinds = ", ".join(sorted({r.failure.kind for r in row.failed if r.failure is not None}))
             said.insert(0, f"failed: {len(row.failed)} of {len(row.failed) + row.seeds} ({kinds})")
         return words("; ".join(said))
+
+
+def _card_said(card: Mapping[str, str]) -> str:
+    """`TITAN: slide features of another program, pooling attention, precision fp16`."""
+    rest = [f"{key.replace('_', ' ')} {value}" for key, value in card.items() if key != "encoder"]
+    return f"{card['encoder']}: " + ", ".join(["slide features of another program", *rest])
 
 
 def _has_classes(shown: Sequence[Row], task: str) -> bool:

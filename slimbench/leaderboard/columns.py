@@ -26,7 +26,7 @@ class Field:
 def identity(shown: Sequence[Row]) -> list[Field]:
     """What tells the rows apart; what all of them share is left out."""
     fields = [
-        Field(Column("encoder", number=False), lambda row: words(row.setting.encoder)),
+        Field(Column("encoder", number=False), lambda row: words(row.encoder)),
         Field(Column("reducer", number=False), lambda row: words(row.setting.reducer)),
     ]
     for name in ("schedule", "text", "recipe", "precision"):

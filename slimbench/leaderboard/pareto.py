@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from slimbench.leaderboard.board import EFFICIENCY, PROBED
 from slimbench.leaderboard.columns import FLOPS
-from slimbench.leaderboard.rows import Row, tasks_of
+from slimbench.leaderboard.rows import MEAN_POOL, Row, tasks_of
 from slimbench.leaderboard.table import number
 
 WIDTH, HEIGHT = 560.0, 340.0
@@ -127,11 +127,14 @@ def _plot(title: str, rows: Sequence[Row], task: str, costly: str, cost: str, la
 
 
 def _key(row: Row) -> str:
-    return row.setting.encoder if row.setting.is_baseline else row.setting.reducer
+    s = row.setting
+    return (
+        row.encoder if s.is_baseline else f"{s.encoder} {s.reducer}" if s.encoder == MEAN_POOL else s.reducer
+    )
 
 
 def _name(row: Row) -> str:
     s = row.setting
     trained = f", trained at {s.trained_at:g}" if s.one_model else ""
     schedule = "" if s.schedule == "geometric" else f" {s.schedule}"
-    return f"{s.encoder} {s.reducer} {s.rate:g}{schedule}{trained}"
+    return f"{row.encoder} {s.reducer} {s.rate:g}{schedule}{trained}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from slimbench.runs.record import MetricValue, Record
 
@@ -92,6 +93,23 @@ class Row:
     @property
     def seeds(self) -> int:
         return len(self.ok)
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """What the last seed's record says of its encoder: the card of slide features, how much they differ, ..."""
+        facts: dict[str, Any] = self.ok[-1].provenance.get("encoder", {}) if self.ok else {}
+        return facts
+
+    @property
+    def card(self) -> Mapping[str, str] | None:
+        """What slide features say of themselves; None without a card, and for encoders that run here."""
+        card: dict[str, str] | None = self.facts.get("card")
+        return card
+
+    @property
+    def encoder(self) -> str:
+        """As tables name it: by its card, else as it was asked for."""
+        return self.setting.encoder if self.card is None else self.card["encoder"]
 
     @cached_property
     def kept(self) -> float | None:

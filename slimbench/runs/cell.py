@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from slimbench import registry
 from slimbench.cohorts import open_cohort
+from slimbench.cohorts.cohort import SPLITS
 from slimbench.errors import UsageError
+from slimbench.runs.checks import look_at, no_reports, reads_of
 from slimbench.runs.provenance import provenance, source_hash
 from slimbench.runs.record import Cell, Identity, Kept, MetricValue, Record, TaskOutcome, Training
 from slimbench.runs.store import Store
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from slimbench.encoder import SlideEncoder
     from slimbench.task import Embeddings, Evidence
     from slimbench.text.tower import TextTower
-    from slimbench.training.model import Aligned
+    from slimbench.training.model import Aligned, TextSpace
     from slimbench.training.slides import SlideLoader
 
 
@@ -83,7 +85,8 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
 
     from slimbench.encoder import Plan
     from slimbench.runs.evidence import CellEvidence
-    from slimbench.training.slides import SlideLoader
+    from slimbench.training.model import Aligned
+    from slimbench.training.slides import PatchlessLoader, SlideLoader
 
     started, clock = datetime.now(UTC), time.monotonic()
     store = Store(out)
@@ -91,11 +94,12 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
     identity = identify(cell, cohort)
     key = identity.key(cell)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    load = SlideLoader(cohort, device)
     encoder, model, tower = build(cell, cohort, device)
+    patches = encoder.reads == "patches"
+    load = SlideLoader(cohort, device) if patches else PatchlessLoader(cohort, device, tower)
     plan = Plan(schedule(cell.schedule), cell.rate, cell.seed)
     training = None
-    if model is not None and tower is not None:
+    if isinstance(model, Aligned) and tower is not None:
         training = _train_or_load(cell, identity.training_key(cell), model, tower, load, store, report)
     evidence = CellEvidence(
         cohort,
@@ -120,13 +124,14 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
         captions=cohort.captions,
         status="ok",
         training=training,
-        kept=_kept(test),
+        kept=_kept(test) if patches else None,
         tasks=outcomes,
         provenance=provenance()
         | {
             "device": str(device),
             "dropped": dict(cohort.dropped),
             "joins": [asdict(join) for join in cohort.joins],
+            "encoder": dict(encoder.facts) | ({} if patches else _embedded(evidence)),
         },
         started=started,
         ended=datetime.now(UTC),
@@ -134,17 +139,30 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
     )
 
 
-def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligned | None, TextTower | None]:
+def build(
+    cell: Cell, cohort: Cohort, device: Any
+) -> tuple[SlideEncoder, Aligned | TextSpace | None, TextTower | None]:
     """The cell's encoder with its reducers in place, seeded by the cell; and, unless it comes with
     weights or the cohort has no reports, the model that aligns it with the text tower."""
     import torch
 
-    from slimbench.training.model import Aligned, reducers_of
+    from slimbench.training.model import Aligned, TextSpace, reducers_of
 
     reports = _training_reports(cohort)
+    reads = reads_of(cell.encoder)
+    if reads != "patches" and cell.reducer != "none":
+        raise UsageError(f"{cell.encoder} reads no patches; {cell.reducer} has nothing to reduce, use none")
+    if reads == "report":
+        if not reports:
+            raise UsageError(no_reports(cell.encoder, cohort))
+        tower: TextTower = registry.text_towers.build(cell.text, training_reports=reports)
+        return registry.encoders.build(cell.encoder, input_dim=tower.dim).to(device), TextSpace(), tower
     # Only the cell's own seed enters: rows that differ in the reducer start from the same encoder.
     torch.manual_seed(seed_of("init", cell.seed))
     encoder: SlideEncoder = registry.encoders.build(cell.encoder, input_dim=cohort.dim)
+    if reads == "nothing":
+        look_at(encoder, cohort)
+        return encoder.to(device), None, None
     encoder.place_reducers(
         lambda dim: registry.reducers.build(cell.reducer, dim=dim), schedule(cell.schedule)
     )
@@ -157,11 +175,8 @@ def build(cell: Cell, cohort: Cohort, device: Any) -> tuple[SlideEncoder, Aligne
             )
         return encoder.to(device), None, None
     if not reports:
-        raise UsageError(
-            f"{cohort.name} has no reports in its train split and {cell.encoder} must be trained on some; "
-            "name a reports table in the cohort file, or use --encoder mean-pool"
-        )
-    tower: TextTower = registry.text_towers.build(cell.text, training_reports=reports)
+        raise UsageError(no_reports(cell.encoder, cohort))
+    tower = registry.text_towers.build(cell.text, training_reports=reports)
     return encoder.to(device), Aligned(encoder, tower.dim, recipe(cell.recipe)).to(device), tower
 
 
@@ -220,6 +235,8 @@ def _run_task(spec: str, evidence: Evidence, store: Store, key: str, report: Rep
     began = time.monotonic()
     if task.needs_alignment and evidence.logit_scale is None:
         return TaskOutcome(primary=task.primary, skipped="the encoder is not aligned with text")
+    if task.needs_patches and evidence.encoder.reads != "patches":
+        return TaskOutcome(primary=task.primary, skipped="the encoder reads no patches")
     result = task.run(evidence)
     path = None
     if result.predictions is not None:
@@ -231,6 +248,23 @@ def _run_task(spec: str, evidence: Evidence, store: Store, key: str, report: Rep
         predictions=path,
         seconds=time.monotonic() - began,
     )
+
+
+def _embedded(evidence: Evidence) -> dict[str, Any]:
+    """What has to be said of embeddings that came ready: whether they differ, and how many are missing."""
+    import numpy as np
+
+    from slimbench.statistics.collapse import collapse
+
+    found = [evidence.embeddings(split) for split in SPLITS]
+    rows = np.concatenate([part.embedding for part in found])
+    facts: dict[str, Any] = {"collapse": asdict(collapse(rows))} if len(rows) > 1 else {}
+    if evidence.encoder.reads == "report":
+        facts["without_report"] = {
+            split: sum(not slide.report for slide in part.slides)
+            for split, part in zip(SPLITS, found, strict=True)
+        }
+    return facts
 
 
 def _kept(embeddings: Embeddings) -> Kept:

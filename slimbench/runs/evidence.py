@@ -15,7 +15,7 @@ from slimbench.encoder import Plan, SlideEncoder, SlideInput
 from slimbench.task import Embeddings
 from slimbench.text.tower import TextTower
 from slimbench.trace import Trace
-from slimbench.training.model import Aligned
+from slimbench.training.model import Aligned, TextSpace
 from slimbench.training.slides import SlideLoader, evaluation_batches
 
 
@@ -30,7 +30,7 @@ class CellEvidence:
         self,
         cohort: Cohort,
         encoder: SlideEncoder,
-        model: Aligned | None,
+        model: Aligned | TextSpace | None,
         tower: TextTower | None,
         load: SlideLoader,
         plan: Plan,

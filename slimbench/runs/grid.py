@@ -37,6 +37,8 @@ class Grid:
 
     trained_at  one model per reducer, trained at this rate and evaluated at all `rates`; None: one per rate
     baselines   whether to add the reducer `none` at rate 0 and the encoder `mean-pool`
+
+    An encoder that reads no patches has one row, without a reducer.
     """
 
     reducers: tuple[str, ...]
@@ -85,6 +87,9 @@ class Grid:
         if self.baselines:
             yield cell(NO_ENCODER, NO_REDUCER, 0.0, 0.0, "geometric")
         for encoder in encoders:
+            if not registry.encoders.reads_patches(encoder):
+                yield cell(encoder, NO_REDUCER, 0.0, 0.0, "geometric")
+                continue
             for reducer in (*((NO_REDUCER,) if self.baselines else ()), *self.reducers):
                 if Spec.parse(reducer).name == NO_REDUCER:  # keeps everything, so it has one rate
                     yield cell(encoder, reducer, 0.0, 0.0, "geometric")

@@ -73,6 +73,18 @@ class Aligned(nn.Module):
         return log_scale.exp().clamp(max=self.scale_max)
 
 
+class TextSpace:
+    """The text tower's own space, for embeddings that are its vectors: nothing is learned, cosines are as they are."""
+
+    logit_scale = torch.ones(())
+
+    def align_slides(self, embedding: Tensor) -> Tensor:
+        """[B, text_dim] L2-normalised; a row of zeros stays."""
+        return F.normalize(embedding.float(), dim=1)
+
+    align_texts = align_slides
+
+
 def reducers_of(encoder: SlideEncoder) -> list[tuple[str, Reducer]]:
     """(block ahead as text, reducer) of every reducer inside the encoder."""
     return [

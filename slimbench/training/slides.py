@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from slimbench.cohorts.cohort import Cohort, Slide
 from slimbench.encoder import SlideInput
 from slimbench.seeds import generator, seed_of
+from slimbench.text.tower import TextTower
 from slimbench.tokens import Tokens
 
 
@@ -20,6 +23,7 @@ class SlideLoader:
         self.cohort = cohort
         self.device = device
         self.cache_bytes = cache_bytes
+        self._patient = {slide.id: slide.patient for slide in cohort.slides}
         self._cache: OrderedDict[str, SlideInput] = OrderedDict()
         self._bytes = 0
 
@@ -27,16 +31,40 @@ class SlideLoader:
         if slide_id in self._cache:
             self._cache.move_to_end(slide_id)
             return self._cache[slide_id]
+        made = self._read(slide_id)
+        self._cache[slide_id] = made
+        self._bytes += made.tokens.x.nbytes
+        while self._bytes > self.cache_bytes and len(self._cache) > 1:
+            self._bytes -= self._cache.popitem(last=False)[1].tokens.x.nbytes
+        return made
+
+    def _read(self, slide_id: str) -> SlideInput:
         patches = self.cohort.patches(slide_id)
         coords = None if patches.coords is None else torch.from_numpy(patches.coords)
         lesion = None if patches.lesion is None else torch.from_numpy(patches.lesion).to(self.device)
         tokens = Tokens.of(torch.from_numpy(patches.features).to(self.device), coords)
-        made = SlideInput(slide_id, tokens, lesion)
-        self._cache[slide_id] = made
-        self._bytes += tokens.x.nbytes
-        while self._bytes > self.cache_bytes and len(self._cache) > 1:
-            self._bytes -= self._cache.popitem(last=False)[1].tokens.x.nbytes
-        return made
+        return SlideInput(slide_id, tokens, lesion, self._patient[slide_id])
+
+
+class PatchlessLoader(SlideLoader):
+    """Slides for an encoder that reads no patches (SlideEncoder.reads); feature files stay closed.
+
+    tower  each slide is one token, the tower's vector of its report, zeros where it has none; None: no token
+    """
+
+    def __init__(self, cohort: Cohort, device: torch.device, tower: TextTower | None) -> None:
+        super().__init__(cohort, device)
+        self._report = {slide.id: slide.report for slide in cohort.slides}
+        self._nothing = torch.zeros(0, cohort.dim) if tower is None else torch.zeros(1, tower.dim)
+        self._vectors: dict[str, Tensor] = {}
+        if tower is not None:
+            texts = sorted({report for report in self._report.values() if report})
+            self._vectors = dict(zip(texts, torch.from_numpy(tower.embed(texts)), strict=True))
+
+    def _read(self, slide_id: str) -> SlideInput:
+        vector = self._vectors.get(self._report[slide_id] or "")
+        x = self._nothing if vector is None else vector.unsqueeze(0)
+        return SlideInput(slide_id, Tokens.of(x.to(self.device)), patient=self._patient[slide_id])
 
 
 def training_batches(
@@ -81,4 +109,4 @@ def thinned(slide: SlideInput, drop: float, seed: int) -> SlideInput:
     device = slide.tokens.device
     index = torch.randperm(n, generator=generator(seed, device), device=device)[:keep].sort().values
     tokens = Tokens.of(slide.tokens.x[index], slide.tokens.coords[index])
-    return SlideInput(slide.id, tokens, None if slide.truth is None else slide.truth[index])
+    return replace(slide, tokens=tokens, truth=None if slide.truth is None else slide.truth[index])

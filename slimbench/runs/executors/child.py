@@ -129,11 +129,17 @@ def run_cell_json(run: str, cell: str, out: str, report: Report) -> str:
     return record
 
 
-def check_plugins_json(named: list[list[str]], report: Report) -> str:
-    """slimbench.runs.grid.check_plugins."""
+def check_plugins_json(named: list[list[str]], cohort: str, report: Report) -> str:
+    """slimbench.runs.grid.check_plugins and slimbench.runs.checks.check_cohort."""
+    from slimbench.cohorts import open_cohort
+    from slimbench.runs.checks import check_cohort
     from slimbench.runs.grid import check_plugins
 
-    check_plugins(named, lambda spec: report({"spec": spec}))
+    def tell(spec: str) -> None:
+        report({"spec": spec})
+
+    check_plugins(named, tell)
+    check_cohort(named, open_cohort(cohort, lambda done, total: tell(cohort)), tell)
     return "{}"
 
 

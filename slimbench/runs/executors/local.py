@@ -20,7 +20,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from slimbench.errors import PluginError, RecordError, UsageError
+from slimbench.errors import CheckpointError, CohortError, PluginError, RecordError, TextError, UsageError
 from slimbench.runs.cell import Progress
 from slimbench.runs.executors.child import Child, check_plugins_json, run_cell_json
 from slimbench.runs.provenance import cores, provenance
@@ -157,14 +157,17 @@ class LocalExecutor:
                 work.put_back(cell.job)
 
 
-def check_plugins(named: Sequence[tuple[str, str]]) -> None:
-    """slimbench.runs.grid.check_plugins in a process of its own, whatever a plugin does to it.
+def check_plugins(named: Sequence[tuple[str, str]], cohort: str) -> None:
+    """slimbench.runs.grid.check_plugins, then slimbench.runs.checks.check_cohort, in a process of its own,
+    whatever a plugin does to it.
 
-    Raises UsageError or PluginError, one line each.
+    cohort  name, or path of a cohort file
+    Raises UsageError, CohortError or PluginError, one line each.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        child = Child(check_plugins_json, [list(pair) for pair in named], log=log, threads=1, gpu=None)
+        pairs = [list(pair) for pair in named]
+        child = Child(check_plugins_json, pairs, cohort, log=log, threads=1, gpu=None)
         at, until = "a plugin", time.monotonic() + IMPORT_LIMIT
         try:
             while time.monotonic() < until:
@@ -172,7 +175,7 @@ def check_plugins(named: Sequence[tuple[str, str]]) -> None:
                 ended = not child.alive
                 for message in child.messages():
                     if message["kind"] == "progress":
-                        at = message["value"]["spec"]
+                        at, until = message["value"]["spec"], time.monotonic() + IMPORT_LIMIT
                     elif message["kind"] == "failed":
                         raise _as_error(message["value"], at)
                     else:
@@ -268,7 +271,8 @@ def _where(cell: _Running) -> str:
 
 def _as_error(failure: dict[str, Any], spec: str) -> Exception:
     if failure["ours"]:
-        return (UsageError if failure["type"] == "UsageError" else PluginError)(failure["message"])
+        kinds = {kind.__name__: kind for kind in (UsageError, CohortError, CheckpointError, TextError)}
+        return kinds.get(failure["type"], PluginError)(failure["message"])
     return PluginError(f"{spec}: {failure['type']}: {failure['message']}")
 
 

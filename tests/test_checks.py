@@ -1,0 +1,113 @@
+"""What a cohort cannot support is said in one line before anything is trained."""
+
+import numpy as np
+import pytest
+
+import slimbench
+from slimbench.cohorts import open_cohort
+from slimbench.cohorts.cohort import InMemoryCohort, Patches, Prompts, Slide
+from slimbench.errors import CohortError
+from slimbench.registry import tasks
+from slimbench.runs.checks import check_cohort
+
+CLASSIFICATION = ["linear-probe", "knn", "simpleshot", "few-shot"]
+
+
+def cohort(
+    labels: str | None = "AB", per_class: int = 20, report: str | None = "text", prompts=None, lesion=False
+):
+    slides = tuple(
+        Slide(f"{split}{label}{row}", f"{split}{label}{row}", split, 3, label if labels else None, report)
+        for split in ("test", "train", "val")
+        for label in labels or "x"
+        for row in range(per_class)
+    )
+    mask = np.array([True, False, False]) if lesion else None
+    features = {slide.id: Patches(np.ones((3, 4), np.float32), lesion=mask) for slide in slides}
+    classes = tuple(labels or "")
+    return InMemoryCohort("small", slides, classes, 4, "report", "f", features, prompts)
+
+
+def refused(of: InMemoryCohort, task: str) -> str:
+    with pytest.raises(CohortError) as told:
+        check_cohort([("reducer", "random"), ("task", task)], of)
+    assert "\n" not in str(told.value) and "small" in str(told.value)
+    return str(told.value)
+
+
+def test_what_can_be_measured_passes():
+    prompts = Prompts({"A": ("a",), "B": ("b",)})
+    of = cohort(prompts=prompts, lesion=True)
+    for task in tasks.plugins():
+        if task not in ("ebrains", "ebrains-coarse", "tcga-oncotree"):
+            check_cohort([("task", task)], of)
+
+
+def test_the_embedded_cohort_supports_its_own_tasks():
+    digits = open_cohort("digits")
+    check_cohort([("task", task) for task in digits.defaults.tasks], digits)
+
+
+@pytest.mark.parametrize("task", CLASSIFICATION)
+def test_a_probe_wants_labels_in_train_and_test(task):
+    assert "none of the 1 train slides has a label" in refused(cohort(labels=None, per_class=1), task)
+    whole = cohort()
+    unlabelled = [s if s.split != "test" else Slide(s.id, s.patient, "test", 3) for s in whole.slides]
+    of = InMemoryCohort("small", tuple(unlabelled), whole.classes, 4, "report", "f", whole.features)
+    assert "none of the 40 test slides has a label" in refused(of, task)
+
+
+def test_a_linear_probe_wants_two_classes():
+    assert "all 20 labelled training slides are A; a probe needs 2 classes" in refused(
+        cohort("A"), "linear-probe"
+    )
+
+
+def test_the_protocol_slim_wants_two_classes_of_its_minimum():
+    assert "0 classes have 10 test slides; protocol slim needs two" in refused(
+        cohort(per_class=9), "linear-probe:protocol=slim"
+    )
+    check_cohort([("task", "linear-probe:protocol=slim,min_class=5")], cohort(per_class=9))
+
+
+def test_few_shot_wants_a_class_with_that_many_slides():
+    assert "no class has 16 training slides, the largest has 9; write few-shot:shots=1+2+4+8" in refused(
+        cohort(per_class=9), "few-shot"
+    )
+    check_cohort([("task", "few-shot:shots=1+2+4+8")], cohort(per_class=9))
+
+
+def test_a_named_benchmark_wants_its_labels():
+    assert "no OncoTree codes of TCGA-OT" in refused(cohort(), "tcga-oncotree")
+    assert "no EBRAINS diagnoses" in refused(cohort(), "ebrains-coarse")
+
+
+def test_zero_shot_wants_prompts_for_every_class():
+    assert "has no prompts" in refused(cohort(), "zero-shot")
+    assert "no prompt for class B" in refused(cohort(prompts=Prompts({"A": ("a",)})), "zero-shot")
+
+
+def test_retrieval_wants_reports():
+    assert "0 of 40 test slides have a report" in refused(cohort(report=None), "retrieval")
+
+
+def test_saliency_wants_known_lesions():
+    assert "knows no diagnostic patches; leave the task saliency out" in refused(cohort(), "saliency")
+
+
+def test_a_sweep_stops_there_and_leaves_nothing(tmp_path):
+    np.savez(
+        tmp_path / "x.npz",
+        features=np.ones((9, 3)),
+        offsets=np.arange(10),
+        slide_id=[f"s{n}" for n in range(9)],
+    )
+    rows = "\n".join(f"s{n},p{n},{'AB'[n % 2]},{('train', 'val', 'test')[n // 3]}" for n in range(9))
+    (tmp_path / "slides.csv").write_text(f"slide_id,case_id,label,split\n{rows}\n")
+    (tmp_path / "c.toml").write_text('features = "x.npz"\n[slides]\ntable = "slides.csv"\nlabel = "label"\n')
+    with pytest.raises(CohortError, match="c knows no diagnostic patches"):
+        slimbench.sweep(
+            "none", 0, cohort=str(tmp_path / "c.toml"), encoders="mean-pool", tasks="saliency", text="tfidf",
+            out=tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
