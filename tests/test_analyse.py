@@ -14,7 +14,7 @@ import torch
 
 from slimbench.analysis import places
 from slimbench.analysis.board import Analysis, analyse
-from slimbench.analysis.pairs import Masks
+from slimbench.analysis.pairs import Masks, pairs
 from slimbench.analysis.paths import kept_reach
 from slimbench.analysis.quantities import Quantity, pooled
 from slimbench.cli import run
@@ -22,6 +22,7 @@ from slimbench.cohorts import open_cohort
 from slimbench.encoder import Plan, SlideInput
 from slimbench.encoders.slim import Slim
 from slimbench.errors import CohortError, RecordError, UsageError
+from slimbench.leaderboard.rows import Row, Setting
 from slimbench.leaderboard.table import Cell, Table
 from slimbench.measure.reach import reached
 from slimbench.registry import reducers
@@ -201,7 +202,7 @@ def test_recall_and_enrichment_are_those_of_the_lesion_with_the_interval_of_a_ra
     pull = np.array(recalls) - ratio * np.array(shares)
     error = clustered_error(pull, [slide.patient for slide in SLIDES]) / np.mean(shares)
     assert (high - low) / 2 == pytest.approx(1.959964 * error, rel=1e-6)
-    assert one["lesion recall n"].value == len(SLIDES) and one["seeds"].value == 2
+    assert (one["slides"].value, one["seeds"].value) == (len(SLIDES), 2)
     assert line(found, "what is kept", reducer="oracle", rate=0.8)["lesion recall mean"].value == 1
     assert line(found, "what is kept", reducer="reverse(oracle)", rate=0.8)["lesion recall mean"].value == 0
 
@@ -308,6 +309,28 @@ def test_seeds_that_keep_the_same_agree_and_random_ones_do_not(found: Analysis) 
     assert chance["kappa 95 % slides"].value[0] < 0 < chance["kappa 95 % slides"].value[1]
 
 
+def test_rates_of_one_model_and_of_one_model_each_are_not_mixed() -> None:
+    def at(rate: float, trained_at: float, reducer: str = "cropr") -> Row:
+        named = ("c", "d", "e", reducer, "geometric", "t", "r", "fp32", trained_at != rate, trained_at, rate)
+        return Row(Setting(*named), (), ())
+
+    own = [at(0.5, 0.5), at(0.9, 0.9)]
+    moved = [at(0.5, 0.9), at(0.7, 0.9)]
+    found = {
+        (pair.first.setting, pair.second.setting) for pair in pairs([*own, *moved]) if pair.kind == "rates"
+    }
+    rates = {((a.trained_at, a.rate), (b.trained_at, b.rate)) for a, b in found}
+    assert rates == {
+        ((0.9, 0.9), (0.5, 0.5)),
+        ((0.9, 0.9), (0.9, 0.5)),
+        ((0.9, 0.9), (0.9, 0.7)),
+        ((0.9, 0.7), (0.9, 0.5)),
+    }
+    assert [pair.kind for pair in pairs([at(0.5, 0.5), at(0.5, 0.5, "tome"), at(0.5, 0.9, "x")])] == [
+        "reducers"
+    ]
+
+
 # --- pooling and flips ------------------------------------------------------------------------------------
 
 
@@ -320,14 +343,12 @@ def test_slides_are_averaged_over_seeds_before_they_are_averaged_and_undefined_o
             "v": [0.0, 1.0, 0.25, np.nan],
         }
     )
-    one = pooled(Quantity("v", 0, 9), slides)
-    assert one is not None
+    one = pooled([Quantity("v", 0, 9)], slides)["v"]
     assert one.metric.value == pytest.approx((0.5 + 0.25) / 2) and one.metric.n == 2
     assert one.spread == pytest.approx(np.std([0.125, 1.0], ddof=1))
     half = 1.959964 * clustered_error(np.array([0.5, 0.25]), ["p", "q"])
     assert (one.metric.low, one.metric.high) == pytest.approx((0.375 - half, 0.375 + half))
-    assert pooled(Quantity("v"), slides[slides["slide_id"] == "z"]) is None
-    assert pooled(Quantity("w"), slides) is None
+    assert pooled([Quantity("v"), Quantity("w")], slides[slides["slide_id"] == "z"]) == {}
 
 
 def test_flips_are_against_the_whole_slide_of_the_same_seed(found: Analysis) -> None:
@@ -363,6 +384,18 @@ def test_coordinates_of_other_data_are_not_used(tmp_path: Path) -> None:
     analysis = analyse(other, other.scan().records.values())
     assert any("digits has changed since the sweep" in note for note in analysis.tables[0].notes)
     assert "coverage" not in analysis.slides
+    assert any(note.startswith("1 seed:") for note in analysis.tables[0].notes)
+
+
+def test_tokens_that_leave_by_score_have_no_reach_from_kept_sets(tmp_path: Path) -> None:
+    out = Store(tmp_path)
+    out.prepare()
+    for reducer in ("top", "top:order=score"):
+        write(out, reducer, 0.8, 0, made(top, 0.8, 0))
+    analysis = analyse(out, out.scan().records.values())
+    plain, by_score = lines(analysis, "what is kept")
+    assert plain["reach mean"].value == 1 and by_score["reach mean"].text == ""
+    assert any(note.startswith("no reach of top:order=score") for note in analysis.tables[0].notes)
 
 
 def test_cells_without_kept_sets_and_damaged_files_are_named_and_the_others_go_on(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from slimbench.analysis.flips import FLIPS, flips, probe
-from slimbench.analysis.lines import SEEDS, Heading, Line, ends, estimated, mean, table
+from slimbench.analysis.lines import SEEDS, SLIDES, Heading, Line, ends, estimated, mean, table
 from slimbench.analysis.pairs import (
     CHANCE,
     KAPPA,
@@ -31,10 +31,15 @@ from slimbench.leaderboard.table import Cell, Column, Table, words
 from slimbench.runs.record import Record
 from slimbench.runs.store import Store
 
+STANDING = (
+    "a patch is kept while a token stands at it: of a merged group one patch is, the others count as gone (the task "
+    "saliency follows what is in the token)"
+)
 NOTES = (
     "95 % slides: interval over patients of each slide's mean over seeds; ± seeds: standard deviation over seeds",
-    "a patch is kept while a token stands at it: of a merged group one patch is, the others count as gone",
+    STANDING,
 )
+ONE_SEED = "1 seed: the intervals are over slides and say nothing of another training"
 COVERAGE = (
     f"coverage: distance to the nearest kept patch over that of {RANDOM_DRAWS} random sets of equal size; "
     "above 1 patches are clumped, below 1 strewn more evenly than at random"
@@ -56,8 +61,8 @@ NO_PATCH = "its tokens stand at no patch"
 @dataclass(frozen=True)
 class Analysis:
     """tables  for people
-    slides  what they rest on: a row per cell and slide, columns encoder, reducer, rate, schedule, seed, slide_id,
-            patient, cell (the record's key) and the quantities"""
+    slides  what they rest on: a row per cell and slide, columns cohort, encoder, reducer, rate, schedule, seed,
+            slide_id, patient, cell (the record's key) and the quantities"""
 
     tables: tuple[Table, ...]
     slides: pd.DataFrame
@@ -88,7 +93,10 @@ def analyse(
     for data in dict.fromkeys(row.setting.data for row in every):
         others = [row for row in every if row.setting.data == data]
         shown = [row for row in others if not reducers or row.setting.reducer in reducers]
-        board = _Board(shown, others, reader(store.out), store, advance)
+        cohort = others[0].setting.cohort
+        versions = {row.setting.data for row in every if row.setting.cohort == cohort}
+        name = f"{cohort} (data {data[:8]})" if len(versions) > 1 else cohort
+        board = _Board(name, shown, others, reader(store.out), store, advance)
         tables += board.tables()
         slides += board.slides()
         left_out += board.study.notes
@@ -102,9 +110,15 @@ class _Board:
     """The tables of one cohort. shown: its rows; others: all of them, among them the unpruned ones."""
 
     def __init__(
-        self, shown: Sequence[Row], others: Sequence[Row], read: Reader, store: Store, advance: Advance
+        self,
+        name: str,
+        shown: Sequence[Row],
+        others: Sequence[Row],
+        read: Reader,
+        store: Store,
+        advance: Advance,
     ) -> None:
-        self.name = others[0].setting.cohort
+        self.name = name
         self.shown, self.others, self.read = shown, others, read
         self.reduced = [row for row in shown if not (row.setting.is_baseline or row.setting.is_unpruned)]
         self.study = study(store, self.reduced, advance) if self.reduced else Study()
@@ -134,7 +148,8 @@ class _Board:
         frames = []
         for row in self.reduced:
             s = row.setting
-            named = {"encoder": s.encoder, "reducer": s.reducer, "rate": s.rate, "schedule": s.schedule}
+            named = {"cohort": self.name, "encoder": s.encoder, "reducer": s.reducer, "rate": s.rate}
+            named |= {"schedule": s.schedule}
             for record in row.ok:
                 if record.key in self.study.slides:
                     frame = self.study.slides[record.key]
@@ -151,8 +166,11 @@ class _Board:
         return _line(row, slides, (*QUANTITIES, *by_block), marks=marks)
 
     def _kept_table(self, lines: Sequence[Line]) -> Table:
-        headings = [SEEDS, *(h for place, q in enumerate(QUANTITIES) for h in estimated(q, place))]
-        return table(f"{self.name}: what is kept", lines, headings, (*NOTES, *WHAT))
+        headings = [SEEDS, SLIDES]
+        for place, quantity in enumerate(QUANTITIES):
+            headings += estimated(quantity, int(place > 4))
+        one_seed = [ONE_SEED] if any(line.seeds == 1 for line in lines) else []
+        return table(f"{self.name}: what is kept", lines, headings, (*NOTES, *one_seed, *WHAT))
 
     def _by_block(self, lines: Sequence[Line]) -> Table:
         """Shares of all patches and of the lesion's that enter each block."""
@@ -169,16 +187,16 @@ class _Board:
 
     def _of_reducers(self, lines: Sequence[Line]) -> Table:
         ordered = sorted(lines, key=_by_rate_and_kappa)
-        headings = [_other("reducer"), SEEDS, *_estimates(OVERLAPS)]
+        headings = [_other("reducer"), SEEDS, SLIDES, *_estimates(OVERLAPS)]
         return table(f"{self.name}: in common between reducers", ordered, headings, (SHARED,), ("kept",))
 
     def _of_rates(self, lines: Sequence[Line]) -> Table:
-        headings = [_other("rate"), SEEDS, *_estimates(NESTINGS)]
+        headings = [_other("rate"), SEEDS, SLIDES, *_estimates(NESTINGS)]
         note = "nested: share of what is kept at the higher pruning rate that is kept at the lower one too"
         return table(f"{self.name}: in common between rates", lines, headings, (note, SHARED), ("kept",))
 
     def _of_seeds(self, lines: Sequence[Line]) -> Table:
-        headings = [(Column("pairs of seeds"), SEEDS[1]), *_estimates(OVERLAPS, spread=False)]
+        headings = [(Column("pairs of seeds"), SEEDS[1]), SLIDES, *_estimates(OVERLAPS, spread=False)]
         return table(f"{self.name}: in common between seeds", lines, headings, (SHARED,))
 
     def _flipped(self, row: Row) -> Line | None:
@@ -189,7 +207,7 @@ class _Board:
         return None if found is None else _line(row, found, FLIPS)
 
     def _flips_table(self, lines: Sequence[Line]) -> Table:
-        headings = [SEEDS, *(h for quantity in FLIPS for h in estimated(quantity, 0))]
+        headings = [SEEDS, SLIDES, *(h for quantity in FLIPS for h in estimated(quantity, 0))]
         return table(f"{self.name}: flips of {probe(self.others)}", lines, headings, (FLIPPED,))
 
 
@@ -200,8 +218,8 @@ def _line(
     other: Row | None = None,
     marks: Sequence[str] = (),
 ) -> Line:
-    found = {quantity.name: made for quantity in quantities if (made := pooled(quantity, slides)) is not None}
-    return Line(row, found, slides["seed"].nunique(), other, marks)
+    counts = slides["seed"].nunique(), slides["slide_id"].nunique()
+    return Line(row, pooled(quantities, slides), *counts, other, marks)
 
 
 def _estimates(quantities: Sequence[Quantity], spread: bool = True) -> list[Heading]:

@@ -13,11 +13,12 @@ from slimbench.leaderboard.table import EMPTY, Cell, Column, Table, count, inter
 
 @dataclass(frozen=True)
 class Line:
-    """What is known of a row, or of it and another one; `seeds` are those, or pairs of those, that it rests on."""
+    """What is known of a row, or of it and another one, on so many seeds (or pairs of seeds) and slides."""
 
     row: Row
     found: Mapping[str, Pooled]
     seeds: int
+    slides: int
     other: Row | None = None
     marks: Sequence[str] = ()
 
@@ -51,17 +52,24 @@ def _of_row(field: Field) -> Heading:
 
 
 SEEDS: Heading = (Column("seeds"), lambda line: count(line.seeds))
+SLIDES: Heading = (Column("slides", rank=3), lambda line: count(line.slides))
 MARKS: Heading = (Column("marks", number=False), lambda line: words("; ".join(line.marks)))
 
 
 def estimated(quantity: Quantity, rank: int, spread: bool = True) -> list[Heading]:
-    """Mean, interval over slides, spread over seeds and n; a narrow screen drops the mean at `rank`."""
+    """Mean, interval over slides, spread over seeds, and n where it is not that of all slides; a narrow screen drops
+    the mean at `rank` and the others after all means."""
     group, of = quantity.name.replace("_", " "), _cell(quantity)
+
+    def n(line: Line) -> Cell:
+        pooled = line.found.get(quantity.name)
+        return EMPTY if pooled is None or pooled.metric.n == line.slides else count(pooled.metric.n)
+
     return [
         mean(quantity, "mean", group, rank),
         ends(quantity, "95 % slides", group, rank + 2),
-        *([(Column("± seeds", group, rank=rank + 3), of(lambda p: number(p.spread)))] if spread else []),
-        (Column("n", group, rank=rank + 4), of(lambda p: count(p.metric.n))),
+        *([(Column("± seeds", group, rank=4), of(lambda p: number(p.spread)))] if spread else []),
+        (Column("n", group, rank=4), n),
     ]
 
 

@@ -1,19 +1,20 @@
 """What is said of one slide's kept set, and what is said of many.
 
-    mean_depth         blocks that a patch goes through, mean over patches
-    coverage           distance to the nearest kept patch over the same for random sets of equal size
-    pieces_kept        share of tissue pieces with a kept patch
-    morans_i           of the kept mask: whether kept patches lie together
-    raster_bias        mean rank of the kept along the rows minus one half
-    reach              share of the kept that [CLS] can know of
     lesion_recall      share of lesion patches that are kept to the end
     lesion_enrichment  lesion recall over the share of all patches kept, a ratio of means as in the task saliency
+    coverage           distance to the nearest kept patch over the same for random sets of equal size
+    pieces_kept        share of tissue pieces with a kept patch
+    raster_bias        mean rank of the kept along the rows minus one half
+    mean_depth         blocks that a patch goes through, mean over patches
+    morans_i           of the kept mask: whether kept patches lie together
+    reach              share of the kept that [CLS] can know of
 
 Formulas and sources stand in slimbench.statistics.kept and .spread and slimbench.analysis.paths.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,14 +42,14 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("mean_depth", 0, INF),
-    Quantity("coverage", 0, INF),
-    Quantity("pieces_kept"),
-    Quantity("morans_i", -INF, INF),
-    Quantity("raster_bias", -0.5, 0.5),
-    Quantity("reach"),
     Quantity("lesion_recall"),
     Quantity("lesion_enrichment", 0, INF, over="kept_share"),
+    Quantity("coverage", 0, INF),
+    Quantity("pieces_kept"),
+    Quantity("raster_bias", -0.5, 0.5),
+    Quantity("mean_depth", 0, INF),
+    Quantity("morans_i", -INF, INF),
+    Quantity("reach"),
 )
 OF_ALL, OF_LESION = "patches_before", "lesion_before"  # and a block, counted from 1: shares that enter it
 
@@ -94,26 +95,32 @@ def _by_block(name: str, values: FloatArray) -> dict[str, float]:
     return {f"{name}_{block}": float(value) for block, value in enumerate(values, start=1)}
 
 
-def pooled(quantity: Quantity, slides: pd.DataFrame) -> Pooled | None:
-    """A quantity over `slides`: one row per slide and seed, with columns patient, slide_id, seed, the quantity's
-    name and what it is over, NaN where undefined. None where it is defined nowhere."""
-    columns = [quantity.name, *([quantity.over] if quantity.over else [])]
-    if quantity.name not in slides:
-        return None
-    known = slides.dropna(subset=columns)
-    if known.empty:
-        return None
-    by_slide = known.groupby(["patient", "slide_id"])[columns].mean()
-    by_seed = known.groupby("seed")[columns].mean()
-    patients = by_slide.index.get_level_values("patient").tolist()
-    values = by_slide[quantity.name].to_numpy(np.float64)
-    seeds = by_seed[quantity.name]
-    if quantity.over:
-        below = by_slide[quantity.over].to_numpy(np.float64)
-        ratio = values.mean() / below.mean()
-        values = ratio + (values - ratio * below) / below.mean()  # of this mean, and the linearised error
-        seeds = seeds / by_seed[quantity.over]
-    spread = float(seeds.std(ddof=1)) if len(seeds) > 1 else None
-    if (quantity.least, quantity.most) == (0, 1):
-        return Pooled(share_estimate(quantity.name, values, patients), spread)
-    return Pooled(mean_estimate(quantity.name, values, patients, quantity.least, quantity.most), spread)
+def pooled(quantities: Sequence[Quantity], slides: pd.DataFrame) -> dict[str, Pooled]:
+    """Each quantity that is defined on any of `slides`: a row per slide and seed, with columns patient, slide_id,
+    seed, and the quantities' names and what they are over, NaN where undefined."""
+    wanted = [name for q in quantities for name in (q.name, q.over) if name in slides]
+    columns = list(dict.fromkeys(wanted))
+    by_slide = slides.groupby(["patient", "slide_id"])[columns].mean()
+    by_seed = slides.groupby("seed")[columns].mean()
+    patients = by_slide.index.get_level_values("patient").to_numpy()
+    found = {}
+    for quantity in quantities:
+        if quantity.name not in by_slide:
+            continue
+        values, seeds = by_slide[quantity.name].to_numpy(np.float64), by_seed[quantity.name]
+        known = ~np.isnan(values)
+        values, whose = values[known], patients[known].tolist()
+        if not len(values):
+            continue
+        if quantity.over:
+            below = by_slide[quantity.over].to_numpy(np.float64)[known]
+            ratio = values.mean() / below.mean()
+            values = ratio + (values - ratio * below) / below.mean()  # of this mean, and the linearised error
+            seeds = seeds / by_seed[quantity.over]
+        if (quantity.least, quantity.most) == (0, 1):
+            metric = share_estimate(quantity.name, values, whose)
+        else:
+            metric = mean_estimate(quantity.name, values, whose, quantity.least, quantity.most)
+        seeds = seeds.dropna()
+        found[quantity.name] = Pooled(metric, float(seeds.std(ddof=1)) if len(seeds) > 1 else None)
+    return found

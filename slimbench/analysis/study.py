@@ -58,6 +58,11 @@ def study(store: Store, rows: Sequence[Row], advance: Advance) -> Study:
         found.places, dim = places((record.cell.cohort for record in cells), rows[0].setting.data, advance)
     except CohortError as error:
         found.say(f"no coordinates, lesions, reach and patients, for want of the cohort: {error}")
+    without = sum(place.coords is None for place in found.places.values())
+    if without:
+        found.say(
+            f"no coverage, pieces and Moran's I on {without} of {len(found.places)} slides: no coordinates"
+        )
     reaches = _Reaches(found, dim)
     missing = 0
     for number, record in enumerate(cells):
@@ -109,7 +114,9 @@ class _Reaches:
             return {}
         cell, tokens = record.cell, record.kept.tokens_per_block
         if "order=score" in cell.reducer or not stand_at_patches(list(lefts.values()), tokens):
-            self.found.say(f"no reach of {cell.reducer}: its tokens leave out of order or stand at no patch")
+            self.found.say(
+                f"no reach of {cell.reducer}: its tokens leave by score, stand at no patch or come back"
+            )
             return {}
         encoder = self._encoder(cell.encoder)
         if encoder is None:
