@@ -1,9 +1,10 @@
 """The paper's table 5 beside ours, for every reducer: results/efficiency/.
 
-    OMP_NUM_THREADS=1 python benchmarks/efficiency.py         about 40 minutes on one core
+    OMP_NUM_THREADS=1 python benchmarks/efficiency.py         about 13 minutes of one core
 
-Each row is one `slimbench profile` in a process of its own. Rows that stand in profiles.jsonl already are
-not measured again: delete the file to start anew. table5.md and table5.csv are written from it.
+Cropr at the paper's five rates, every other reducer at the least and the most of them. Each row is one
+`slimbench profile` with one timed pass, in a process of its own. Rows that stand in profiles.jsonl already
+are not measured again: delete the file to start anew. table5.md and table5.csv are written from it.
 """
 
 from __future__ import annotations
@@ -61,13 +62,15 @@ def read(file: Path) -> list[Profile]:
 
 
 def subjects(encoder: str, patches: int, rates: tuple[float, ...]) -> list[Subject]:
-    """The unpruned row, then every reducer at every rate; one that wraps another around cropr."""
+    """The unpruned row, Cropr at every rate, every other reducer at the first and the last; one that wraps
+    another around cropr."""
     made = [Subject(encoder=encoder, reducer="none", rate=0.0, patches=patches)]
     for name, plugin in registry.reducers.plugins().items():
         wraps = "of" in inspect.signature(plugin.load()).parameters
         spec = f"{name}(cropr)" if wraps else name
         if name != "none":
-            made += [Subject(encoder=encoder, reducer=spec, rate=rate, patches=patches) for rate in rates]
+            asked = rates if name == "cropr" else dict.fromkeys((rates[0], rates[-1]))
+            made += [Subject(encoder=encoder, reducer=spec, rate=rate, patches=patches) for rate in asked]
     return made
 
 
