@@ -2,6 +2,9 @@
 same slides."""
 
 import pickle
+import shlex
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import slimbench
 import slimbench.encoders as room
 from slimbench import Plan, SlideInput, Tokens
 from slimbench.cohorts import open_cohort
+from slimbench.cohorts.check import check
+from slimbench.cohorts.init import init
 from slimbench.cohorts.table import TableCohort
 from slimbench.encoders.mean_pool import MeanPool
 from slimbench.encoders.slide_feature_files import contents, read_card
@@ -368,3 +373,84 @@ def test_checks_ask_nothing_of_encoders_that_read_patches(study):
     told = []
     check_cohort([("encoder", "slim-tiny"), ("task", "knn")], open_cohort(str(file)), told.append)
     assert told == ["slim-tiny", "knn"]
+
+
+# the README
+
+
+def console_of(section: str) -> list[list[str]]:
+    """The commands of the first console block of a section of the README."""
+    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    block = page.partition(f"## {section}\n")[2].partition("```console\n")[2].partition("```")[0]
+    return [shlex.split(line) for line in block.splitlines()]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_go_from_a_trident_folder_to_a_latex_table(tmp_path, write_trident):
+    draw, inside = np.random.default_rng(0), tmp_path / "20x_512px_0px_overlap"
+    labels, reports, vectors = ["slide_id,case_id,diagnosis"], ["slide_id,text"], {}
+    for number in range(40):
+        slide, label = f"S{number:03}", ("LUAD", "LUSC")[number % 2]
+        shift = draw.normal(size=8) * (number % 2)
+        write_trident(
+            inside / "features_conch_v15", slide, features=(draw.normal(size=(20, 8)) + shift).astype("f4")
+        )
+        vectors[slide] = (draw.normal(size=6) + 3 * (number % 2)).astype(np.float32)
+        labels.append(f"{slide},P{number},{label}")
+        reports.append(f'{slide},"Specimen {number} of the lung, seen to be {label.lower()} throughout"')
+    trident(inside / "slide_features_titan", vectors)
+    (inside / "slide_features_titan" / "card.toml").write_text(CARD)
+    (tmp_path / "labels.csv").write_text("\n".join(labels) + "\n")
+    (tmp_path / "reports.csv").write_text("\n".join(reports) + "\n")
+    commands = console_of("From a TRIDENT folder to a LaTeX table")
+    assert [" ".join(words[1:3]) for words in commands] == [
+        "data init", "data split", "data check", "sweep --cohort", "leaderboard study",
+    ]  # fmt: skip
+    for words in commands:
+        arguments = words[1:] if ">" not in words else words[1 : words.index(">")]
+        done = subprocess.run(
+            [sys.executable, "-m", "slimbench", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+        if ">" in words:
+            (tmp_path / words[-1]).write_text(done.stdout)
+    lines = [line for line in done.stdout.splitlines() if " & " in line]
+    rows = [[cell.strip() for cell in line.split("&")] for line in lines]
+    assert [row[:3] for row in rows if row[1] in ("none", "cropr")] == [
+        ["mean-pool", "none", "0"],
+        ["TITAN", "none", "0"],
+        ["slim-tiny", "none", "0"],
+        ["text-only", "none", "0"],
+        ["slim-tiny", "cropr", "0.9"],
+    ]
+    assert r"\begin{tabular}" in done.stdout and "no card" not in done.stdout
+    assert "pooling attention, layer 6, precision fp16" in done.stdout
+
+
+def test_init_puts_patches_first_and_says_how_slide_features_become_a_row(tmp_path, write_trident):
+    vectors = {f"s{number}": np.full(4, number, np.float32) for number in range(9)}
+    for slide in list(vectors)[:5]:
+        write_trident(tmp_path / "features", slide)
+    titan(tmp_path / "t", vectors)  # more slides than have patches
+    (tmp_path / "slides.csv").write_text(
+        "slide_id,label\n" + "\n".join(f"{slide},A" for slide in vectors) + "\n"
+    )
+    text = init(tmp_path)
+    assert 'features = "features"\n# features = "t.pkl"    # found too; a row of its own: ' in text
+    assert "--encoder slide-features:path=t.pkl\n" in text
+
+
+def test_init_of_slide_features_alone_is_a_cohort_of_theirs(tmp_path):
+    vectors = {f"s{number}": np.full(4, number, np.float32) for number in range(4)}
+    trident(tmp_path / "slide_features_titan", vectors)
+    rows = "\n".join(f"s{n},{'AB'[n % 2]},{('train', 'test')[n // 2]}" for n in range(4))
+    (tmp_path / "slides.csv").write_text(f"slide_id,label,split\n{rows}\n")
+    (tmp_path / "c.toml").write_text(init(tmp_path))
+    cohort = open_cohort(str(tmp_path / "c.toml"))
+    assert [slide.patches for slide in cohort.slides] == [1] * 4 and cohort.dim == 4
+    (found,) = [each for each in check(tmp_path / "c.toml") if each.subject == "collapse"]
+    assert found.severity == "warning"  # 0, 1, 2, 3 times the same vector

@@ -62,7 +62,7 @@ def init(folder: Path) -> str:
         "# Paths are relative to this file. `slimbench data check` says what fits and what does not.",
         f"name = {_quoted(folder.resolve().name)}",
         f"features = {_paths(features, folder)}",
-        *(f"# features = {_paths(paths, folder)}    # found too" for paths in others),
+        *(f"# features = {_paths(paths, folder)}    # found too{_as_row(paths, folder)}" for paths in others),
         'missing = "error"    # or "drop": leave out and count slides without features',
     ]
     if task is not None:
@@ -151,7 +151,7 @@ def _features(folder: Path) -> tuple[list[Path], list[list[Path]]]:
         ):
             count = _count(paths) if paths else 0
             if count:
-                candidates.append((place.name.startswith("slide_features"), -count, paths))
+                candidates.append((_of_whole_slides(paths), -count, paths))
     if not candidates:
         raise CohortError(f"{folder}: no feature files ({', '.join(_FEATURES)}) in it or four folders below")
     ordered = [paths for _, _, paths in sorted(candidates, key=lambda each: each[:2])]
@@ -164,6 +164,22 @@ def _count(paths: list[Path]) -> int:
         return len(find_files(paths))
     except CohortError:
         return 0
+
+
+def _of_whole_slides(paths: list[Path]) -> bool:
+    """Whether these are slide features: one row per slide, as far as the first three tell."""
+    first = list(find_files(paths).items())[:3]
+    try:
+        return all(file.head(slide).patches == 1 for slide, file in first)
+    except CohortError:
+        return False
+
+
+def _as_row(paths: list[Path], folder: Path) -> str:
+    """How slide features become a row beside those of the patches."""
+    if len(paths) > 1 or not _of_whole_slides(paths):
+        return ""
+    return f"; a row of its own: --encoder slide-features:path={paths[0].relative_to(folder).as_posix()}"
 
 
 def _folders(folder: Path) -> Iterator[Path]:
