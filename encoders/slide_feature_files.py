@@ -50,7 +50,7 @@ class Card(BaseModel):
 
 
 @dataclass(frozen=True)
-class SlideFeatures:
+class Vectors:
     """One vector per slide, or per patient.
 
     where  the folder or file, as it was named
@@ -94,7 +94,7 @@ class SlideFeatures:
         return Finder(self.files, self.where)
 
 
-def open_features(path: str = "", card: str | None = None) -> SlideFeatures:
+def open_features(path: str = "", card: str | None = None) -> Vectors:
     """The slide features in a folder or file, with their card if they have one.
 
     card  its file; default: `card.toml` in the folder, `<file>.card.toml` beside the file
@@ -103,7 +103,7 @@ def open_features(path: str = "", card: str | None = None) -> SlideFeatures:
     place = _place(path)
     files = find_files([place])
     first, file = next(iter(files.items()))
-    return SlideFeatures(path, files, file.head(first).dim, read_card(place, card))
+    return Vectors(path, files, file.head(first).dim, read_card(place, card))
 
 
 def contents(path: str = "", card: str | None = None) -> str:

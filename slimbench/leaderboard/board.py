@@ -158,6 +158,7 @@ class _Board:
         for task, found in self.differences.items():
             notes += _detectable(task, list(found["unpruned"].values()))
         notes += dict.fromkeys(_card_said(row.card) for row in self.shown if row.card is not None)
+        notes += dict.fromkeys(said for row in self.shown if (said := _without_report_said(row)))
         used = dict.fromkeys(mark for row in self.shown for mark in self.marks(row))
         return [*notes, *(f"{mark}: {MARKS[mark]}" for mark in used)]
 
@@ -173,6 +174,12 @@ def _card_said(card: Mapping[str, str]) -> str:
     """`TITAN: slide features of another program, pooling attention, precision fp16`."""
     rest = [f"{key.replace('_', ' ')} {value}" for key, value in card.items() if key != "encoder"]
     return f"{card['encoder']}: " + ", ".join(["slide features of another program", *rest])
+
+
+def _without_report_said(row: Row) -> str:
+    """`text-only: no report in 3 train, 2 test slides`."""
+    missing = [f"{n:,} {split}" for split, n in row.facts.get("without_report", {}).items() if n]
+    return f"{row.encoder}: no report in {', '.join(missing)} slides" if missing else ""
 
 
 def _has_classes(shown: Sequence[Row], task: str) -> bool:
