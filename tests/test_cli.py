@@ -35,6 +35,7 @@ OPTIONS = {
     "analyse": "--reducer --format",
     "compare": "--out --format",
     "score": "--intervals --format",
+    "maps": "--slide --format --reducer --rates --seed --thumbnail --to",
     "list": "",
     "doctor": "",
     "profile": "--reducer --rates --encoder --tokens --cohort --slides --dim --schedule --precision --repeats "

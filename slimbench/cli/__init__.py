@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from slimbench.cli import analyses, boards, data, doctor, listing, plugins, profile, scores, sweeps
+from slimbench.cli import analyses, boards, data, doctor, listing, maps, plugins, profile, scores, sweeps
 from slimbench.errors import SlimbenchError
 from slimbench.leaderboard.escape import one_line
 
@@ -38,6 +38,7 @@ app = typer.Typer(
 sweeps.add_to(app)
 boards.add_to(app)
 analyses.add_to(app)
+maps.add_to(app)
 scores.add_to(app)
 profile.add_to(app)
 listing.add_to(app)

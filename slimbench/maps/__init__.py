@@ -1,0 +1,1 @@
+"""Pictures of which patches of a slide were kept, and how far. `slimbench maps OUT --slide ID`"""
