@@ -27,10 +27,11 @@ from slimbench.encoders.blocks import Block
 from slimbench.encoders.gigapath_checkpoint import FILE, GIGAPATH, find_checkpoint
 from slimbench.encoders.longnet import LongNet
 from slimbench.encoders.sincos import GridPositions
-from slimbench.errors import CheckpointError, UsageError
+from slimbench.errors import CheckpointError, CohortError, UsageError
 
 SEGMENTS = (1024, 5792, 32768, 185368, 1048576)
 RATIOS = (1, 2, 4, 8, 16)
+CELL = 256  # level-0 pixels, by which the published code divides
 
 
 class GigaPath(LongNet):
@@ -45,7 +46,8 @@ class GigaPath(LongNet):
                   `depth`. Blocks behind it are not run
     step          grid cells per unit of a slide's coordinates: a patch stands in cell floor(step * coords).
                   1: neighbours are one cell apart. The published code divides LEVEL-0 pixels by 256, so
-                  that patches of 512 level-0 pixels (read at 20x from a 40x scan) have step 2
+                  that patches of 512 level-0 pixels (read at 20x from a 40x scan) have step 2. None: each
+                  slide's own patch size at level 0 over 256, for cohorts of 20x and 40x scans together
     proportional  add log(size) to key logits once tokens were merged (ToMe)
     width, depth, heads, mlp, segments, ratios    of the checkpoint; the defaults are the published ones
 
@@ -63,7 +65,7 @@ class GigaPath(LongNet):
         download: bool = False,
         pooling: Literal["cls", "mean"] = "cls",
         layer: int | None = None,
-        step: float = 1.0,
+        step: float | None = 1.0,
         proportional: bool = True,
         width: int = 768,
         depth: int = 12,
@@ -92,9 +94,19 @@ class GigaPath(LongNet):
         x = self.project(torch.cat([slide.tokens.x for slide in slides])).float()
         parts = []
         for slide, features in zip(slides, x.split(lengths), strict=True):
-            placed = features + self.positions(self.step * slide.tokens.coords, slide.id)
+            placed = features + self.positions(self._step(slide) * slide.tokens.coords, slide.id)
             parts.append((self.cls.flatten(), slide.tokens.replace_x(placed)))
         return Pack.join(parts)
+
+    def _step(self, slide: SlideInput) -> float:
+        if self.step is not None:
+            return self.step
+        if slide.patch_size is None:
+            raise CohortError(
+                f"slide {slide.id}: its features do not say how large a patch is at level 0, which gigapath:step=none "
+                f"divides by {CELL}; give step a number, such as 2 for 512 pixels"
+            )
+        return slide.patch_size / CELL
 
     def pool(self, pack: Pack) -> Tensor:
         """Merged tokens count in the mean as often as the patches they stand for."""

@@ -33,15 +33,17 @@ Reads = Literal["patches", "report", "nothing"]
 class SlideInput:
     """One slide on its way into an encoder.
 
-    tokens.x [N, D_in] what the encoder reads of it (SlideEncoder.reads), patch features as a rule
-    truth    [N] bool, diagnostic patches, or None
-    patient  whose slide it is, where that is known
+    tokens.x    [N, D_in] what the encoder reads of it (SlideEncoder.reads), patch features as a rule
+    truth       [N] bool, diagnostic patches, or None
+    patient     whose slide it is, where that is known
+    patch_size  level-0 pixels in a grid unit, where that is known (Patches.patch_size)
     """
 
     id: str
     tokens: Tokens
     truth: Tensor | None = None
     patient: str | None = None
+    patch_size: float | None = None
 
 
 @dataclass(frozen=True)

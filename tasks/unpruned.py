@@ -29,7 +29,7 @@ class Unpruned:
         if patches is not None:
             rows = slide.tokens.take(slide.tokens.origin.new_tensor(patches))
             truth = None if slide.truth is None else slide.truth[rows.origin]
-            slide = SlideInput(slide.id, Tokens.of(rows.x, rows.coords), truth)
+            slide = replace(slide, tokens=Tokens.of(rows.x, rows.coords), truth=truth)
         with _without_reducers(self._run.encoder):
             embedding: NDArray[np.float32] = self._run(slide).embedding[0].float().cpu().numpy()
         return embedding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +16,7 @@ from torch import Tensor
 from slimbench.encoder import Plan, SlideInput
 from slimbench.encoders.gigapath import GigaPath, published_names
 from slimbench.encoders.sincos import GridPositions
-from slimbench.errors import CheckpointError, UsageError
+from slimbench.errors import CheckpointError, CohortError, UsageError
 from slimbench.reducer import Context, Merger
 from slimbench.registry import encoders, reducers
 from slimbench.schedule import Geometric, Input
@@ -179,6 +180,19 @@ def test_step_spreads_patches_over_cells(checkpoint: Path) -> None:
     halved = SlideInput(one.id, Tokens.of(one.tokens.x, near))
     assert torch.equal(encode(small(checkpoint, step=2.0), [halved]), encode(small(checkpoint), [one]))
     assert not torch.equal(encode(small(checkpoint), [halved]), encode(small(checkpoint), [one]))
+
+
+def test_without_a_step_each_slides_own_patch_size_decides(checkpoint: Path) -> None:
+    """The published code divides level-0 pixels by 256."""
+    one, other = slide(30), slide(20)
+    one = replace(one, tokens=Tokens.of(one.tokens.x, one.tokens.coords / 2))
+    sized = [replace(one, patch_size=512.0), replace(other, patch_size=256.0)]
+    own = small(checkpoint, step=None)
+    assert torch.equal(encode(own, sized[:1]), encode(small(checkpoint, step=2.0), [one]))
+    assert torch.equal(encode(own, sized[1:]), encode(small(checkpoint), [other]))
+    assert torch.allclose(encode(own, sized)[:1], encode(own, sized[:1]), atol=1e-5)
+    with pytest.raises(CohortError, match="slide slide-20: its features do not say how large a patch is"):
+        encode(small(checkpoint, step=None), [sized[0], other])
 
 
 # --- reducers ------------------------------------------------------------------------------------

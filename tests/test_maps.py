@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from slimbench.cli import run
@@ -22,6 +23,7 @@ from slimbench.maps.page import row_names
 from slimbench.maps.shapes import outline, rectangles
 from slimbench.runs.record import Cell, Identity, Record
 from slimbench.runs.store import Store
+from slimbench.training.slides import SlideLoader, thinned
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -275,6 +277,11 @@ def test_rows_say_what_tells_their_cells_apart(study, tmp_path):
     assert [each.record.cell.seed for each in other] == [3]
     (unpruned,) = kept_maps(Store(out), records, ["slide-a"], ["none"])
     assert unpruned[0].kept.all()
+
+
+def test_an_encoder_is_told_the_patch_size(study):
+    load = SlideLoader(open_cohort(study[1]), torch.device("cpu"))
+    assert load("slide-a").patch_size == EDGE == thinned(load("slide-a"), 0.5, seed=0).patch_size
 
 
 def test_shapes_cover_the_squares_and_nothing_else():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -82,7 +83,7 @@ def slides_of(subject: Subject, device: torch.device) -> Iterator[SlideInput]:
         coords = None if patches.coords is None else torch.from_numpy(patches.coords)
         truth = None if patches.lesion is None else torch.from_numpy(patches.lesion).to(device)
         tokens = Tokens.of(torch.from_numpy(patches.features), coords)
-        yield SlideInput(slide.id, tokens.to(device), truth)
+        yield SlideInput(slide.id, tokens.to(device), truth, slide.patient, patches.patch_size)
 
 
 def encoder_of(subject: Subject, dim: int) -> SlideEncoder:
@@ -101,7 +102,7 @@ def first_patches(slide: SlideInput, patches: int) -> SlideInput:
     """The slide's first patches, or all."""
     rows = torch.arange(min(patches, len(slide.tokens)), device=slide.tokens.device)
     tokens = Tokens.of(slide.tokens.x[rows], slide.tokens.coords[rows])
-    return SlideInput(slide.id, tokens, None if slide.truth is None else slide.truth[rows])
+    return replace(slide, tokens=tokens, truth=None if slide.truth is None else slide.truth[rows])
 
 
 def expected_seconds(subject: Subject) -> float:

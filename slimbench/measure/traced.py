@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -76,7 +76,7 @@ class _Traced(nn.Module):
         self.encoded: Encoded | None = None
 
     def forward(self, x: Tensor, coords: Tensor) -> Tensor:
-        slide = SlideInput(self.slide.id, Tokens.of(x, coords), self.slide.truth)
+        slide = replace(self.slide, tokens=Tokens.of(x, coords))
         found: list[Encoded] = []
         self.counted = count(lambda: found.append(self.run(slide)), type(self.encoder).__name__)
         self.encoded = found[0]

@@ -43,7 +43,7 @@ class SlideLoader:
         coords = None if patches.coords is None else torch.from_numpy(patches.coords)
         lesion = None if patches.lesion is None else torch.from_numpy(patches.lesion).to(self.device)
         tokens = Tokens.of(torch.from_numpy(patches.features).to(self.device), coords)
-        return SlideInput(slide_id, tokens, lesion, self._patient[slide_id])
+        return SlideInput(slide_id, tokens, lesion, self._patient[slide_id], patches.patch_size)
 
 
 class PatchlessLoader(SlideLoader):
