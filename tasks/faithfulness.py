@@ -10,9 +10,8 @@ at), R a random set of as many, d(a, b) = 1 - cos(a, b):
 
 each the mean over slides. The two measures are ERASER's (DeYoung et al. 2020, arXiv 1911.03429), on the embedding
 in place of a class probability and with chance taken away; ERASER averages over rates, which the rows of
-a sweep are. The kept set is judged, not the pruned pass: f sees the patches as they came from disk.
-
-Both are 0 for a slide of which everything is kept. Costs 3 + 2 `draws` passes of the unpruned encoder a slide.
+a sweep are. The kept set is judged, not the pruned pass: f sees the patches as they came from disk. Both are 0
+for a slide of which everything is kept. Costs 3 + 2 `draws` passes of the unpruned encoder a slide.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ class Faithfulness(Task):
             if kept.any():
                 known = {"slide_id": slide.id, "patient": slide.patient, "patches": int(kept.sum())}
                 rows.append(known | self.distances(unpruned, evidence.slide(slide.id), kept))
-        facts = {"slides": len(rows), "of": len(test.slides), "draws": self.draws}
         names = ("sufficiency", "comprehensiveness")
+        facts = {"slides": len(rows), "of": len(test.slides), "draws": self.draws}
         if not rows:
             why = "undefined: the tokens of this reducer stand at no patch"
             return TaskResult(tuple(Metric(name, None, 0, note=why) for name in names), facts=facts)
