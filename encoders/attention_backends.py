@@ -38,6 +38,7 @@ Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | No
 
 HALF = (torch.bfloat16, torch.float16)
 LONG_ROW = 768  # from here on torch's CPU kernel works in blocks large enough for bf16 products to pay
+CPU_FLASH = "torch's one CPU kernel that returns the log-sum-exp"
 HIDDEN = -30_000.0  # stands for -inf in a channel: finite in fp16, and exp(HIDDEN / sqrt(d)) is 0
 
 
@@ -50,17 +51,20 @@ class Backend:
     forward: Forward
     backward: Backward
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
 
 @lru_cache
 def backend(device: torch.device, dtype: torch.dtype) -> Backend:
     """The kernel for tensors of `dtype` on `device`: the first row of the table that can take them."""
     if device.type in ("cpu", "meta"):
         if dtype not in HALF:
-            return Backend("cpu-flash", "torch's CPU flash operator", cpu_flash, cpu_flash_backward)
+            return Backend("cpu-flash", CPU_FLASH, cpu_flash, cpu_flash_backward)
         if dtype is torch.bfloat16 and _has_bf16_products():
-            why = f"torch's CPU flash operator; backward in fp32 where rows have under {LONG_ROW} tokens"
+            why = f"{CPU_FLASH}; backward in fp32 where rows have under {LONG_ROW} tokens"
             return Backend("cpu-flash", why, cpu_flash, _cpu_flash_backward_bf16)
-        why = f"torch's CPU flash operator in fp32: this CPU multiplies {dtype} slower"
+        why = f"{CPU_FLASH}; in fp32, as this CPU multiplies {dtype} slower"
         return Backend("cpu-flash", why, _cpu_flash_fp32, _cpu_flash_backward_fp32)
     if device.type != "cuda":
         return Backend("plain", f"no fused kernel for {device.type}", plain, plain_backward)

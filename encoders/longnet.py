@@ -91,7 +91,7 @@ class LongNet(BlockEncoder):
         return attended(rows, self.segments, self.ratios, self._block(index).heads)
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
-        return backend(device, dtype).name
+        return str(backend(device, dtype))
 
     def _block(self, index: int) -> Block:
         block = self.blocks[index]

@@ -116,7 +116,7 @@ class TorchscaleLongNet(BlockEncoder):
         return tuple(stated)
 
     def attention_backend(self, device: torch.device, dtype: torch.dtype) -> str:
-        return backend(device, dtype).name
+        return str(backend(device, dtype))
 
 
 class DilatedAttention(MultiheadAttention):

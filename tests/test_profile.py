@@ -34,7 +34,7 @@ def test_a_profile_says_what_one_slide_costs(tiny: Profile) -> None:
     assert tiny.p95_s >= tiny.median_s > 0
     assert 0 < tiny.reducer_share < 1
     assert 0 < tiny.peak_share < 1
-    assert tiny.attention_backend == "cpu-flash"
+    assert tiny.attention_backend.startswith("cpu-flash (")
     assert tiny.reach is not None and len(tiny.reach) == 6
     assert 0.5 < tiny.reach[0] < tiny.reach[1] == 1.0
 
@@ -93,6 +93,20 @@ def test_the_papers_figure_stands_beside_ours_with_its_ratio(tiny: Profile) -> N
 def test_other_encoders_and_sizes_are_not_read_against_the_paper(tiny: Profile) -> None:
     assert "FLOPs paper" not in rows(papers(tiny, encoder="gigapath"))[0]
     assert "FLOPs paper" not in rows([tiny])[0]
+
+
+def test_a_row_over_a_cohort_says_what_it_is_a_mean_of(tiny: Profile) -> None:
+    subject = TINY.model_copy(update={"patches": None, "cohort": "digits"})
+    notes = profile_table([tiny.model_copy(update={"subject": subject, "patches": (128, 170, 223)})]).notes
+    assert any(note.startswith("digits: 3 slides at equal steps of its sizes") for note in notes)
+    assert not any("equal steps" in note for note in profile_table([tiny]).notes)
+
+
+def test_doctor_says_which_attention_kernel_runs_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if " attention " in line)
+    assert "fp32 c" in line and "bf16 c" in line  # cpu-flash, cuda-flash, cuda-efficient
+    assert line.count("(") == 2 == line.count(")")
 
 
 def test_the_paper_prints_six_rates() -> None:

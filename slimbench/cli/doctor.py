@@ -82,7 +82,9 @@ def _attention() -> tuple[bool, str]:
 
     encoder = registry.encoders.build("slim-tiny", input_dim=8)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return True, str(encoder.attention_backend(device, torch.float32))
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    used = (f"{name} {encoder.attention_backend(device, dtype)}" for name, dtype in dtypes.items())
+    return True, f"on {device}: {', '.join(used)}"
 
 
 def _bf16() -> tuple[bool, str]:

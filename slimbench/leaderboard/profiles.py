@@ -85,9 +85,17 @@ def _notes(profiles: Sequence[Profile], lines: Sequence[Line]) -> Iterable[str]:
             f"{precision}, {threads} thread{'s' * (threads != 1)}, attention {backend}; a batch is one slide; "
             f"warm-up: {warm_up}; of peak: of a square matrix product in the same process."
         )
+    yield from dict.fromkeys(_of_cohort(profile) for profile in profiles if profile.subject.cohort)
     yield from dict.fromkeys(_machine(profile) for profile in profiles)
     if any(line.paper is not None for line in lines):
         yield "paper: the SLIM paper's table 5, as published."
+
+
+def _of_cohort(profile: Profile) -> str:
+    return (
+        f"{profile.subject.cohort}: {len(profile.patches)} slides at equal steps of its sizes; FLOPs, tokens and "
+        "[CLS] are means over them, latency is over all their passes, memory is the largest slide's."
+    )
 
 
 def _machine(profile: Profile) -> str:

@@ -84,7 +84,7 @@ def profile(subject: Subject) -> Profile:
     for slide in slides:
         run(first_patches(slide, WARM_UP))
     before = _held(device)
-    with _clock(encoder, device) as spent:
+    with reducer_clock(encoder, device) as spent:
         timing = timed([partial(run, slide) for slide in slides], device, subject.repeats)
     top = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
     peaks.append(matmul_peak(run.dtype, device))
@@ -159,7 +159,7 @@ def _held(device: torch.device) -> int:
 
 
 @contextmanager
-def _clock(encoder: SlideEncoder, device: torch.device) -> Iterator[list[float]]:
+def reducer_clock(encoder: SlideEncoder, device: torch.device) -> Iterator[list[float]]:
     """Seconds spent inside reducers, in a list of one: of the processor on the CPU, else on the wall."""
     spent, began = [0.0], [0.0]
 
