@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tomllib
+import venv
 from pathlib import Path
+from site import getsitepackages
 
 import pytest
 
 from slimbench.conformance import check_reducer
 from slimbench.errors import UsageError
+from slimbench.runs.store import Store
 from slimbench.scaffold import new_reducer
 
 
@@ -47,20 +48,27 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_package_installs_is_listed_checked_and_tested(tmp_path: Path) -> None:
+def test_the_package_installs_in_a_new_environment_is_listed_checked_tested_and_swept(tmp_path: Path) -> None:
     new_reducer("far-patches", tmp_path)
-    package, target = tmp_path / "far-patches", tmp_path / "installed"
-    environment = {**os.environ, "PYTHONPATH": str(target)}
+    package, environment = tmp_path / "far-patches", tmp_path / "environment"
+    venv.create(environment, with_pip=True, symlinks=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    ours = "; ".join(f"site.addsitedir({folder!r})" for folder in getsitepackages())
+    (site / "beside_slimbench.pth").write_text(f"import site; {ours}\n")
 
     def python(*words: str) -> str:
-        command = [sys.executable, "-m", *words]
-        done = subprocess.run(
-            command, cwd=package, env=environment, capture_output=True, text=True, check=False
-        )
+        command = [str(environment / "bin" / "python"), "-m", *words]
+        done = subprocess.run(command, cwd=package, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    python("pip", "install", "--no-deps", "--no-build-isolation", "--quiet", "--target", str(target), ".")
+    python("pip", "install", "--no-deps", "--no-build-isolation", "--quiet", ".")
+    assert (site / "slimbench_far_patches.py").is_file()
     assert "far-patches" in python("slimbench", "list", "reducers")
     assert "all kept" in python("slimbench", "check", "reducer", "far-patches")
     assert "passed" in python("pytest", "-q", "-p", "no:cacheprovider")
+    words = "--rates 0.9 --no-baselines --task saliency --recipe tiny:epochs=1 --out swept"
+    python("slimbench", "sweep", "--reducer", "far-patches", *words.split())
+    (record,) = Store(package / "swept").scan().records.values()
+    assert (record.status, record.cell.reducer) == ("ok", "far-patches")
+    assert record.provenance["plugins"] == {"slimbench-far-patches": "0.1.0"}
