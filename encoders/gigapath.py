@@ -22,7 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from slimbench.encoder import Pack, SlideInput
+from slimbench.block_encoder import Pack
+from slimbench.encoder import SlideInput
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.gigapath_checkpoint import FILE, GIGAPATH, find_checkpoint
 from slimbench.encoders.longnet import LongNet

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from slimbench.block_encoder import BlockEncoder, Pack
 from slimbench.context import AttentionAhead
-from slimbench.encoder import BlockEncoder, Operation, Pack
+from slimbench.encoder import Operation
 from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.dilated_attention import Mode, attended_pairs, check_branches, dilated_attention

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from slimbench.encoder import BlockEncoder, Pack, SlideInput
+from slimbench.block_encoder import BlockEncoder, Pack
+from slimbench.encoder import SlideInput
 
 
 class MeanPool(BlockEncoder):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from slimbench.encoder import Pack, SlideInput
+from slimbench.block_encoder import Pack
+from slimbench.encoder import SlideInput
 from slimbench.encoders.blocks import Block
 from slimbench.encoders.longnet import LongNet
 from slimbench.encoders.rope import rotations

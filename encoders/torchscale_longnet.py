@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
+from slimbench.block_encoder import BlockEncoder, Pack
+from slimbench.encoder import Operation, SlideInput
 from slimbench.encoders.attention_backends import backend
 from slimbench.encoders.blocks import Ahead
 from slimbench.encoders.dilated_attention import attended_pairs, check_branches, dilated_attention

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from slimbench.encoder import BlockEncoder, Operation, Pack, SlideInput
+from slimbench.block_encoder import BlockEncoder, Pack
+from slimbench.encoder import Operation, SlideInput
 from slimbench.encoders.blocks import Ahead
 from slimbench.encoders.rope import rotate, rotations
 from slimbench.errors import UsageError

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slimbench.api import sweep as sweep
+    from slimbench.block_encoder import BlockEncoder as BlockEncoder
+    from slimbench.block_encoder import Pack as Pack
     from slimbench.context import Context as Context
-    from slimbench.encoder import BlockEncoder as BlockEncoder
     from slimbench.encoder import Encoded as Encoded
-    from slimbench.encoder import Pack as Pack
     from slimbench.encoder import Plan as Plan
     from slimbench.encoder import SlideEncoder as SlideEncoder
     from slimbench.encoder import SlideInput as SlideInput
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from slimbench.tokens import Tokens as Tokens
 
 _PUBLIC = {
-    "BlockEncoder": "slimbench.encoder",
+    "BlockEncoder": "slimbench.block_encoder",
     "Context": "slimbench.context",
     "Encoded": "slimbench.encoder",
     "Evidence": "slimbench.task",
     "Merger": "slimbench.reducer",
     "Metric": "slimbench.statistics.estimates",
-    "Pack": "slimbench.encoder",
+    "Pack": "slimbench.block_encoder",
     "Plan": "slimbench.encoder",
     "Pooler": "slimbench.reducer",
     "Pruner": "slimbench.reducer",

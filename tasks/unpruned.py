@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from slimbench.encoder import BlockEncoder, SlideEncoder, SlideInput
+from slimbench.block_encoder import BlockEncoder
+from slimbench.encoder import SlideEncoder, SlideInput
 from slimbench.measure.passes import Pass
 from slimbench.task import Evidence
 from slimbench.tokens import Tokens

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import slimbench.encoders as room
-from slimbench.encoder import BlockEncoder, Encoded, Pack, Plan, SlideEncoder, SlideInput
+from slimbench.block_encoder import BlockEncoder, Pack
+from slimbench.encoder import Encoded, Plan, SlideEncoder, SlideInput
 from slimbench.encoders.rope import rotate, rotations
 from slimbench.errors import PluginError, UsageError
 from slimbench.measure.passes import Pass

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from slimbench.block_encoder import BlockEncoder, Pack
 from slimbench.context import Context
-from slimbench.encoder import BlockEncoder, Pack, Plan, SlideInput
+from slimbench.encoder import Plan, SlideInput
 from slimbench.errors import UsageError
 from slimbench.measure.passes import Pass
 from slimbench.measure.reach import reach

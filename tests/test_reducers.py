@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import elu, gelu, normalize
 
 import slimbench.reducers as room
+from slimbench.block_encoder import BlockEncoder
 from slimbench.conformance.cases import MadeAttention, made_context, made_slide
-from slimbench.encoder import BlockEncoder, Plan, SlideInput
+from slimbench.encoder import Plan, SlideInput
 from slimbench.errors import UsageError
 from slimbench.reducer import Context, Reducer
 from slimbench.reducers.ats import inverse_transform_sample

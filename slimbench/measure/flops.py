@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from slimbench.encoder import BlockEncoder, Operation, Plan, SlideEncoder
+from slimbench.block_encoder import BlockEncoder
+from slimbench.encoder import Operation, Plan, SlideEncoder
 from slimbench.measure.counters import count
 from slimbench.reducer import Context, Reducer
 from slimbench.tokens import Tokens

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from slimbench.encoder import BlockEncoder, Plan, SlideEncoder, SlideInput
+from slimbench.block_encoder import BlockEncoder
+from slimbench.encoder import Plan, SlideEncoder, SlideInput
 from slimbench.measure.latency import Timing, matmul_peak, settle, timed
 from slimbench.measure.passes import Pass
 from slimbench.measure.process import answer, fresh, peak_resident_bytes, resident_bytes, start_peak

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from slimbench.block_encoder import BlockEncoder
 from slimbench.cohorts.cohort import Slide
-from slimbench.encoder import BlockEncoder, Plan
+from slimbench.encoder import Plan
 from slimbench.errors import CohortError, SlimbenchError
 from slimbench.seeds import seed_of
 from slimbench.training.contrastive import text_ids
