@@ -92,7 +92,7 @@ def alone(reducers: list[str], rate: float) -> None:
         + " | ".join(f"core-s at {n:,} | of a block | MiB | KiB/token" for n in SIZES)
         + " | memory grows |"
     )
-    print("| --- | " + "---: | " * (4 * len(SIZES) + 1))
+    print("| --- |" + " ---: |" * (4 * len(SIZES) + 1))
     blocks: dict[int, float] = {}
     for spec in reducers:
         row, per_token = [], []
@@ -121,7 +121,8 @@ def measured(spec: str, size: int, rate: float) -> tuple[float, int]:
         start_peak()
         first = core_seconds(run)
         grown = peak_resident_bytes() - before
-        return min(first, *(core_seconds(run) for _ in range(0 if spec == BLOCK else 2))), grown
+        more = [core_seconds(run) for _ in range(0 if spec == BLOCK else 2)]
+        return min([first, *more]), grown
 
 
 def reducer_on(spec: str, rate: float, block: Block, given: SlideInput) -> Callable[[], object]:
