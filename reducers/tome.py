@@ -52,9 +52,12 @@ def bipartite_match(
     for start in range(0, n - 1, window):
         end = n if start + window >= n - 1 else start + window  # a single last row joins the window before it
         second = unit[start + 1 - parity : end : 2].T.contiguous()  # a third less time than strided
-        rows = strip or max(64, _IN_CACHE // second.shape[1])
-        for part in unit[start + parity : end : 2].split(rows):
-            found = (part @ second).max(dim=1)
+        first = unit[start + parity : end : 2]
+        rows = min(strip or max(64, _IN_CACHE // second.shape[1]), len(first))
+        # One room for all strips: malloc would put each behind the results of the one before, and N^2 in all.
+        room = unit.new_empty(rows, second.shape[1])
+        for part in first.split(rows):
+            found = torch.mm(part, second, out=room[: len(part)]).max(dim=1)
             similarity.append(found.values)
             nearest.append(start + 1 - parity + 2 * found.indices)
     chosen = top_rows(torch.cat(similarity), drop)

@@ -18,6 +18,7 @@ from slimbench.block_encoder import BlockEncoder
 from slimbench.conformance.cases import MadeAttention, made_context, made_slide
 from slimbench.encoder import Plan, SlideInput
 from slimbench.errors import UsageError
+from slimbench.measure.process import peak_resident_bytes, resident_bytes, start_peak
 from slimbench.reducer import Context, Reducer
 from slimbench.reducers.ats import inverse_transform_sample
 from slimbench.reducers.dpc_knn import density_peaks
@@ -231,6 +232,16 @@ def test_strips_find_the_pairs_of_the_full_similarity_matrix(n: int, parity: int
     for _, row, target in sorted(best, reverse=True)[:drop]:
         home[row] = target
     assert same_grouping(bipartite_match(metric, drop, parity, strip=strip), home)
+
+
+def test_matching_a_long_slide_holds_one_strip_of_similarities() -> None:
+    metric = slide(30_000).x  # 15,000 x 15,000 similarities are 858 MiB
+    before = resident_bytes()
+    start_peak()
+    if peak_resident_bytes() > before + 2**26:
+        pytest.skip("this system does not let the peak of the resident set start anew")
+    bipartite_match(metric, 10_000, 0)
+    assert peak_resident_bytes() - before < 2**26
 
 
 def test_tome_merges_the_size_weighted_mean() -> None:
