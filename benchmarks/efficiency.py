@@ -1,9 +1,9 @@
 """The paper's table 5 beside ours, for every reducer: results/efficiency/.
 
-    OMP_NUM_THREADS=1 python benchmarks/efficiency.py         about 13 minutes of one core
+    OMP_NUM_THREADS=1 python benchmarks/efficiency.py         about 8 minutes of one core
 
-Cropr at the paper's five rates, every other reducer at the least and the most of them. Each row is one
-`slimbench profile` with one timed pass, in a process of its own. Rows that stand in profiles.jsonl already
+Cropr at the paper's five rates, every other reducer at the last of them. Each row is one `slimbench profile`
+with one timed pass, in a process of its own. Rows that stand in profiles.jsonl already
 are not measured again: delete the file to start anew. table5.md and table5.csv are written from it.
 """
 
@@ -62,14 +62,14 @@ def read(file: Path) -> list[Profile]:
 
 
 def subjects(encoder: str, patches: int, rates: tuple[float, ...]) -> list[Subject]:
-    """The unpruned row, Cropr at every rate, every other reducer at the first and the last; one that wraps
-    another around cropr."""
+    """The unpruned row, Cropr at every rate, every other reducer at the last; one that wraps another around
+    cropr."""
     made = [Subject(encoder=encoder, reducer="none", rate=0.0, patches=patches)]
     for name, plugin in registry.reducers.plugins().items():
         wraps = "of" in inspect.signature(plugin.load()).parameters
         spec = f"{name}(cropr)" if wraps else name
         if name != "none":
-            asked = rates if name == "cropr" else dict.fromkeys((rates[0], rates[-1]))
+            asked = rates if name == "cropr" else rates[-1:]
             made += [Subject(encoder=encoder, reducer=spec, rate=rate, patches=patches) for rate in asked]
     return made
 
