@@ -122,6 +122,10 @@ class BlockEncoder(SlideEncoder):
     def pool(self, pack: Pack) -> Tensor:
         """[B, D] the slide embeddings, from the output of the last block."""
 
+    @property
+    def kept_entry(self) -> int:
+        return -2 if self.fusion else -1
+
     def place_reducers(self, factory: ReducerFactory, schedule: Schedule) -> None:
         self.reducers = nn.ModuleDict(
             {str(block): factory(self.dim) for block in schedule.modules(self.depth - self.fusion)}

@@ -119,6 +119,11 @@ class SlideEncoder(nn.Module, ABC):
         """What a record says of the encoder beyond its spec, as JSON."""
         return {}
 
+    @property
+    def kept_entry(self) -> int:
+        """Which entry of a slide's `Encoded.counts` says how many tokens its reducers left of it: the last, -1."""
+        return -1
+
     def look_at(self, slides: Sequence[SlideInput]) -> None:
         """See all slides of a cohort, without tokens, before any is encoded; only where `reads` is "nothing".
 

@@ -3,7 +3,8 @@
     flops              per slide, 2 x multiply-accumulates, mean over the test slides, from the tokens that
                        really entered each block; flops_padded as torchscale would do them
     tokens_block_<i>   patch tokens that entered block i, mean over the test slides
-    kept_share         tokens before the last block over patches, mean over the test slides
+    kept_share         tokens that the reducers left, before last-layer fusion, over patches, mean over the test
+                       slides
     latency_median_ms, latency_p95_ms, core_ms
                        of one slide at a time, encoder only, features in memory, on `slides` test slides at
                        equal steps of the size distribution, `repeats` rounds after a warm-up round
@@ -48,7 +49,7 @@ class Efficiency(Task):
         flops, facts = self._flops(evidence, run)
         timing, peak = self._measured(run, inputs, device)
         counts, n, passes = np.array(test.counts, dtype=float), len(test.slides), len(timing.wall)
-        share = counts[:, -1] / [slide.patches for slide in test.slides]
+        share = counts[:, evidence.encoder.kept_entry] / [slide.patches for slide in test.slides]
         return TaskResult(
             (
                 *flops,

@@ -1,4 +1,4 @@
-"""Reconstruction: how well the tokens that reach the last block stand for the patches that went in.
+"""Reconstruction: how well the tokens that the reducers leave stand for the patches that went in.
 
 For one slide, over its patches p with input features x_p and their mean m:
 
@@ -13,7 +13,7 @@ r_p is what stands for p at the end, in the space of the input features:
 
 0: nothing is lost. 1: as good as one mean of the slide for every patch. Above 1 is possible, and what dropping
 does where neighbours differ. A slide whose patches are all equal has nothing to lose: 0. A pooler's patch is
-counted into the slot that weighs it most.
+counted into the slot that weighs it most. What last-layer fusion brings back counts as dropped.
 
 This is k-means' within-group over total sum of squares, with dropped patches put into the nearest group.
 """
@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.spatial import KDTree
 
-from slimbench.errors import UsageError
+from slimbench.cohorts.cohort import Cohort
+from slimbench.errors import CohortError, UsageError
 from slimbench.statistics.means import mean_estimate
 from slimbench.task import Evidence, Task, TaskResult
 
@@ -38,6 +39,10 @@ class Reconstruction(Task):
 
     needs_patches = True
     primary = "reconstruction_error"
+
+    def check(self, cohort: Cohort) -> None:
+        if not cohort.split("test"):
+            raise CohortError(f"{cohort.name} has no test slides; reconstruction has nothing to measure")
 
     def run(self, evidence: Evidence) -> TaskResult:
         rows = []
@@ -55,8 +60,14 @@ class Reconstruction(Task):
                 {"slide_id": slide.id, "patient": slide.patient, "error": error, "dropped_share": dropped}
             )
         table = pd.DataFrame(rows)
+        fusion = any(trace.fusion is not None for trace in traces.values())
         found = mean_estimate(
-            "reconstruction_error", table["error"].to_numpy(), table["patient"].tolist(), 0, np.inf
+            "reconstruction_error",
+            table["error"].to_numpy(),
+            table["patient"].tolist(),
+            0,
+            np.inf,
+            "what last-layer fusion brings back counts as dropped" if fusion else None,
         )
         return TaskResult((found,), table, {"dropped_share": float(table["dropped_share"].mean())})
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from slimbench.block_encoder import BlockEncoder, Pack
+from slimbench.cohorts.cohort import InMemoryCohort, Patches, Slide
 from slimbench.context import Context
 from slimbench.encoder import Plan, SlideInput
 from slimbench.errors import UsageError
@@ -16,9 +18,14 @@ from slimbench.measure.passes import Pass
 from slimbench.measure.reach import reach
 from slimbench.measure.traced import three_ways
 from slimbench.registry import encoders, reducers
+from slimbench.runs.cell import _kept
+from slimbench.runs.evidence import CellEvidence
 from slimbench.schedule import Geometric
 from slimbench.seeds import seed_of
+from slimbench.tasks.efficiency import Efficiency
+from slimbench.tasks.reconstruction import Reconstruction
 from slimbench.tokens import Tokens
+from slimbench.training.slides import SlideLoader
 
 N, D = 60, 12
 SLIM = "slim:width=24,depth=4,heads=2,mlp=40,segments=8+16,ratios=1+2,fusion=true"
@@ -139,3 +146,23 @@ def test_a_schedule_counts_its_blocks_without_the_last() -> None:
     encoder = built(SLIM, "random")
     assert encoder.budget(1000, PLAN) == Geometric().counts(1000, 3, 0.7)
     assert math.isclose(encoder.budget(1000, PLAN)[2], 300, abs_tol=2)
+
+
+def test_what_comes_back_was_not_kept() -> None:
+    """Fusion puts all patches into the last block: the share that was kept is what the reducers left."""
+    features = {f"s{n}": slide(n, n).tokens for n in (20, 33)}
+    patches = {name: Patches(tokens.x.numpy(), tokens.coords.numpy()) for name, tokens in features.items()}
+    table = tuple(Slide(name, name, "test", len(tokens)) for name, tokens in features.items())
+    cohort = InMemoryCohort("made", table, (), D, "report", "0", patches)
+    load = SlideLoader(cohort, torch.device("cpu"))
+    evidence = CellEvidence(
+        cohort, built(SLIM, "random"), None, None, load, PLAN, "fp32", lambda phase, done, total: None
+    )
+    left = np.mean([PLAN.schedule.counts(n, 3, 0.7)[2] / n for n in (20, 33)])
+    kept = _kept(evidence.embeddings("test"), evidence.encoder.kept_entry)
+    assert kept.tokens_per_block[-1] == 26.5 and kept.single_token == 0
+    assert kept.share == pytest.approx(left)
+    costs = {metric.name: metric.value for metric in Efficiency(slides=1, repeats=1).run(evidence).metrics}
+    assert costs["kept_share"] == pytest.approx(left)
+    (error,) = Reconstruction().run(evidence).metrics
+    assert error.note == "what last-layer fusion brings back counts as dropped"

@@ -124,7 +124,7 @@ def run_cell(cell: Cell, out: Path, report: Report) -> Record:
         captions=cohort.captions,
         status="ok",
         training=training,
-        kept=_kept(test) if patches else None,
+        kept=_kept(test, encoder.kept_entry) if patches else None,
         tasks=outcomes,
         provenance=provenance()
         | {
@@ -267,13 +267,15 @@ def _embedded(evidence: Evidence) -> dict[str, Any]:
     return facts
 
 
-def _kept(embeddings: Embeddings) -> Kept:
+def _kept(embeddings: Embeddings, entry: int) -> Kept:
+    """entry: SlideEncoder.kept_entry."""
     counts = embeddings.counts
     blocks = list(zip(*counts, strict=True))
-    shares = [row[-1] / slide.patches for row, slide in zip(counts, embeddings.slides, strict=True)]
+    kept = [row[entry] for row in counts]
+    shares = [tokens / slide.patches for tokens, slide in zip(kept, embeddings.slides, strict=True)]
     return Kept(
         tokens_per_block=tuple(sum(block) / len(block) for block in blocks),
         share=sum(shares) / len(shares),
-        single_token=sum(row[-1] == 1 for row in counts) / len(counts),
+        single_token=sum(tokens == 1 for tokens in kept) / len(kept),
         n=len(counts),
     )

@@ -134,11 +134,12 @@ class Training(Strict):
 
 
 class Kept(Strict):
-    """What was really kept on the test split, as shares of a slide's patches.
+    """What was really kept on the test split, as shares of a slide's patches. With last-layer fusion all patches
+    enter the last block, and what is kept is what was left before they came back.
 
     tokens_per_block   mean number of patch tokens that entered each block
-    share              mean over slides of tokens before the last block / patches
-    single_token       share of slides that ended with one token
+    share              mean over slides of tokens that the reducers left / patches
+    single_token       share of slides of which they left one token
     """
 
     tokens_per_block: tuple[float, ...]

@@ -151,8 +151,9 @@ class Store:
     def write_kept_sets(self, key: str, left: Mapping[str, NDArray[np.uint8]]) -> None:
         """Keep {slide id: Trace.left [P] uint8} of a cell's test slides.
 
-        A patch that has left never comes back, so its one number says all of a slide's layers, where
-        bitmaps would say each again; deflated, a slide of 17,182 patches takes about 5 KiB.
+        A patch that has left never comes back, except by last-layer fusion, which kept sets leave out; so its one
+        number says all of a slide's layers, where bitmaps would say each again. Deflated, a slide of 17,182
+        patches takes about 5 KiB.
         """
         import numpy as np
 
