@@ -22,8 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from slimbench.cohorts.cohort import Cohort
 from slimbench.encoder import SlideInput
-from slimbench.errors import UsageError
+from slimbench.errors import CohortError, UsageError
 from slimbench.seeds import seed_of
 from slimbench.statistics.embeddings import cosines
 from slimbench.statistics.estimates import Metric
@@ -45,6 +46,10 @@ class Faithfulness(Task):
 
     def __init__(self, *, slides: int = 32, draws: int = 5) -> None:
         self.slides, self.draws = slides, draws
+
+    def check(self, cohort: Cohort) -> None:
+        if not cohort.split("test"):
+            raise CohortError(f"{cohort.name} has no test slides; faithfulness has nothing to measure")
 
     def run(self, evidence: Evidence) -> TaskResult:
         test = evidence.embeddings("test")

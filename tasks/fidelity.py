@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from slimbench.cohorts.cohort import Cohort
 from slimbench.errors import CohortError
 from slimbench.statistics.embeddings import cosines, effective_rank, linear_cka, neighbour_overlap
 from slimbench.statistics.estimates import Metric
@@ -41,14 +42,18 @@ class Fidelity(Task):
     def __init__(self, *, neighbours: int = 10) -> None:
         self.neighbours = neighbours
 
-    def run(self, evidence: Evidence) -> TaskResult:
-        test = evidence.embeddings("test")
-        n = len(test.slides)
+    def check(self, cohort: Cohort) -> None:
+        n = len(cohort.split("test"))
         if n < 2:
             raise CohortError(
-                f"{evidence.cohort.name} has {n} test slides; fidelity compares at least two, "
+                f"{cohort.name} has {n} test slides; fidelity compares at least two, "
                 "so give the test split more or leave the task out"
             )
+
+    def run(self, evidence: Evidence) -> TaskResult:
+        self.check(evidence.cohort)
+        test = evidence.embeddings("test")
+        n = len(test.slides)
         unpruned = Unpruned(evidence)
         whole = np.stack([unpruned(evidence.slide(slide.id)) for slide in test.slides])
         patients = [slide.patient for slide in test.slides]

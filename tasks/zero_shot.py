@@ -3,6 +3,9 @@
 TITAN's recipe: every name of a class in every template, each text normalised, their mean normalised
 again; the class of highest cosine with the slide. The argmax needs no temperature, AUROC does: TITAN's
 softmax has none, CONCH's the learned one. Ours has the learned one unless `logit_scale` says otherwise.
+
+A slide whose embedding is zero (text-only, no report) is near no class. It stays, so that rows stand on the same
+slides, with equal probabilities of which its own class has the least by a hair: it counts as wrong.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from slimbench.cohorts.prompts import shipped_for
 from slimbench.errors import CohortError
 from slimbench.task import Evidence, Task, TaskResult
 from slimbench.tasks.classification import LabelRule, classified, label_supervised, part, tabled
+
+HAIR = 1e-5  # in log-probability, which is stored in float32
 
 
 class ZeroShot(Task):
@@ -61,6 +66,8 @@ class ZeroShot(Task):
         scale = self.logit_scale if self.logit_scale is not None else evidence.logit_scale
         assert scale is not None
         logits = scale * _normalised(test.x.astype(np.float64)) @ _normalised(prompts).T
+        silent = np.flatnonzero(~test.x.any(axis=1))
+        logits[silent, test.y[silent]] = -HAIR
         log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         facts = {
             "logit_scale": scale,
@@ -70,9 +77,19 @@ class ZeroShot(Task):
             "names": sum(len(names[label]) for label in cohort.classes),
             "prompts_shared_by_classes": _collisions(texts),
             "left_out": len(embeddings.slides) - len(test.y),
+            "zero_embeddings": len(silent),
             "label_supervised": label_supervised(evidence),
         }
-        return classified(test, log_p, cohort.classes, facts)
+        result = classified(test, log_p, cohort.classes, facts)
+        if not len(silent):
+            return result
+        note = f"{len(silent)} of {len(test.y)} slides have a zero embedding and count as wrong"
+        return replace(
+            result,
+            metrics=tuple(
+                replace(each, note=f"{each.note}; {note}" if each.note else note) for each in result.metrics
+            ),
+        )
 
 
 def _prompts(cohort: Cohort) -> Prompts:

@@ -95,6 +95,14 @@ def test_saliency_wants_known_lesions():
     assert "knows no diagnostic patches; leave the task saliency out" in refused(cohort(), "saliency")
 
 
+def test_what_was_kept_wants_test_slides():
+    whole = cohort()
+    slides = tuple(slide for slide in whole.slides if slide.split != "test")
+    of = InMemoryCohort("small", slides, whole.classes, 4, "report", "f", whole.features)
+    for task in ("fidelity", "reconstruction", "faithfulness"):
+        assert f"small has {'0' if task == 'fidelity' else 'no'} test slides; {task}" in refused(of, task)
+
+
 def test_a_sweep_stops_there_and_leaves_nothing(tmp_path):
     np.savez(
         tmp_path / "x.npz",

@@ -205,6 +205,28 @@ def test_zero_shot_temperature_moves_log_probabilities_and_no_prediction():
     )
 
 
+def test_zero_shot_gives_no_class_to_a_slide_that_says_nothing():
+    stub = cohort()
+    test = stub.cohort.split("test")
+    silent = {next(slide.id for slide in test if slide.label == organ) for organ in stub.cohort.classes}
+
+    class Silent(Stub):
+        def embeddings(self, split):
+            made = super().embeddings(split)
+            zero = np.array([slide.id in silent for slide in made.slides])
+            return replace(made, aligned=np.where(zero[:, None], np.float32(0), made.aligned))
+
+    result = tasks.build("zero-shot").run(Silent(stub.cohort, stub.x))
+    table = result.predictions.set_index("slide_id")
+    assert len(table) == len(test)  # rows of a table stand on the same slides
+    for name in silent:
+        assert table.predicted[name] != table.label[name]
+        np.testing.assert_allclose(table.log_probabilities[name], -np.log(3), atol=2e-5)
+    assert result.facts["zero_embeddings"] == 3
+    assert "3 of 60 slides have a zero embedding and count as wrong" in result.metrics[0].note
+    assert tasks.build("zero-shot").run(stub).metrics[0].note != result.metrics[0].note
+
+
 def test_zero_shot_reports_prompts_shared_by_two_classes():
     stub = cohort()
     names = {"lung": ("lung",), "skin": ("skin", "lung"), "liver": ("liver",)}

@@ -172,8 +172,10 @@ def test_unpruned_is_the_plan_at_rate_0_for_an_encoder_of_blocks() -> None:
 
 
 def test_one_test_slide_has_no_fidelity() -> None:
-    with pytest.raises(CohortError, match="1 test slides; fidelity compares at least two"):
-        Fidelity().run(evidence(Norm, [[1, 0], [0, 1]]))
+    one = evidence(Norm, [[1, 0], [0, 1]])
+    for ask in (lambda: Fidelity().check(one.cohort), lambda: Fidelity().run(one)):
+        with pytest.raises(CohortError, match="1 test slides; fidelity compares at least two"):
+            ask()
 
 
 X = np.array([[0.0], [1], [4], [5]])  # mean 2.5, squares 17
