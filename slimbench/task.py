@@ -98,7 +98,7 @@ class Task(ABC):
 
     needs_alignment: ClassVar[bool] = False
     needs_patches: ClassVar[bool] = False
-    primary: ClassVar[str]
+    primary: str
 
     def check(self, cohort: Cohort) -> None:  # noqa: B027  (many tasks can do with any cohort)
         """Raise SlimbenchError if the cohort's tables say already that it cannot support the task; a sweep asks

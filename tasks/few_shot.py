@@ -29,10 +29,9 @@ class FewShot(Task):
     draws  number of training sets drawn for each
     """
 
-    primary = "balanced_accuracy_16_shot"
-
     def __init__(self, shots: tuple[int, ...] = (1, 2, 4, 8, 16), draws: int = 50) -> None:
         self.shots = shots
+        self.primary = f"balanced_accuracy_{max(shots)}_shot"
         self.draws = draws
 
     def check(self, cohort: Cohort) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from slimbench.analysis import places
 from slimbench.analysis.board import Analysis, analyse
+from slimbench.analysis.flips import flips
 from slimbench.analysis.pairs import Masks, pairs
 from slimbench.analysis.paths import kept_reach
 from slimbench.analysis.quantities import Quantity, pooled
@@ -22,7 +23,7 @@ from slimbench.cohorts import open_cohort
 from slimbench.encoder import Plan, SlideInput
 from slimbench.encoders.slim import Slim
 from slimbench.errors import CohortError, RecordError, UsageError
-from slimbench.leaderboard.rows import Row, Setting
+from slimbench.leaderboard.rows import Row, Setting, rows
 from slimbench.leaderboard.table import Cell, Table
 from slimbench.measure.reach import reached
 from slimbench.registry import reducers
@@ -351,6 +352,22 @@ def test_slides_are_averaged_over_seeds_before_they_are_averaged_and_undefined_o
     assert pooled([Quantity("v"), Quantity("w")], slides[slides["slide_id"] == "z"]) == {}
 
 
+def test_the_spread_of_a_ratio_divides_means_over_the_same_slides() -> None:
+    """Slide y has no lesion: what is kept of it is no part of the enrichment, of no seed."""
+    slides = pd.DataFrame(
+        {
+            "slide_id": ["x", "x", "y", "y"],
+            "patient": ["p", "p", "q", "q"],
+            "seed": [0, 1, 0, 1],
+            "recall": [0.4, 0.8, np.nan, np.nan],
+            "share": [0.2, 0.2, 0.9, 0.1],
+        }
+    )
+    one = pooled([Quantity("recall", 0, 9, over="share")], slides)["recall"]
+    assert one.metric.value == pytest.approx(0.6 / 0.2) and one.metric.n == 1
+    assert one.spread == pytest.approx(np.std([2.0, 4.0], ddof=1))
+
+
 def test_flips_are_against_the_whole_slide_of_the_same_seed(found: Analysis) -> None:
     one = line(found, "flips of linear-probe", reducer="oracle", rate=0.8)
     # wrong on 1 5 6 7 against 0 1 (seed 0) and 0 1 2 (seed 1): flips 0 5 6 7, and 0 2 5 6 7
@@ -358,7 +375,29 @@ def test_flips_are_against_the_whole_slide_of_the_same_seed(found: Analysis) -> 
     assert one["lost mean"].value == pytest.approx(3 / 24)
     assert one["gained mean"].value == pytest.approx((1 + 2) / 2 / 24)
     between = line(found, "flips of linear-probe", reducer="none")
-    assert between["flips mean"].value == pytest.approx(1 / 24) and between["seeds"].value == 1
+    assert between["flips mean"].value == pytest.approx(1 / 24) and between["seeds"].value == 2
+
+
+def test_seeds_against_each_other_are_counted_as_seeds_and_neither_loses(tmp_path: Path) -> None:
+    out = Store(tmp_path)
+    out.prepare()
+    for seed in range(4):
+        write(out, "none", 0.0, seed, made(top, 0.0, seed), wrong=tuple(range(seed)))
+    (one,) = lines(analyse(out, out.scan().records.values()), "flips of linear-probe")
+    assert one["flips mean"].value == pytest.approx(np.mean([1, 2, 3, 1, 2, 1]) / 24)
+    assert one["seeds"].value == 4
+    assert not {"flips ± seeds", "lost mean", "gained mean"} & set(one)
+
+
+def test_predictions_that_repeat_a_slide_are_refused_and_not_multiplied(store: Store) -> None:
+    every = rows(store.scan().records.values())
+    row = next(row for row in every if row.setting.reducer == "top")
+
+    def twice(path: str) -> pd.DataFrame:
+        return pd.concat([pd.read_parquet(store.out / path)] * 2)
+
+    with pytest.raises(pd.errors.MergeError):
+        flips(row, every, "linear-probe", twice)
 
 
 # --- what cannot be had -----------------------------------------------------------------------------------
@@ -414,6 +453,32 @@ def test_cells_without_kept_sets_and_damaged_files_are_named_and_the_others_go_o
         path.unlink()
     with pytest.raises(RecordError, match="nothing to analyse: 3 of 3 cells left no kept sets"):
         analyse(out, out.scan().records.values())
+
+
+def test_what_is_missing_of_a_cohort_without_tables_is_said_beside_another(tmp_path: Path) -> None:
+    out = Store(tmp_path)
+    out.prepare()
+    write(out, "top", 0.8, 0, made(top, 0.8, 0))
+    old = write(out, "top", 0.8, 0, made(top, 0.8, 0), fingerprint="other")
+    (tmp_path / "kept" / f"{old.key}.npz").unlink()
+    (tmp_path / old.tasks["linear-probe"].predictions).unlink()
+    notes = analyse(out, out.scan().records.values()).tables[0].notes
+    said = "digits (data other): 1 of 1 cells left no kept sets; slimbench sweep --rerun all writes them"
+    assert notes.count(said) == 1
+
+
+def test_what_comes_back_before_the_last_block_is_not_said_to_be_missing_from_it(tmp_path: Path) -> None:
+    out = Store(tmp_path)
+    out.prepare()
+    record = write(out, "top", 0.8, 0, made(top, 0.8, 0))
+    assert record.kept is not None
+    tokens = (*record.kept.tokens_per_block[:-1], record.kept.tokens_per_block[0])
+    kept = record.kept.model_copy(update={"tokens_per_block": tokens})
+    analysis = analyse(out, [record.model_copy(update={"kept": kept})])
+    (one,) = lines(analysis, "block by block")
+    assert "patches that enter block 5" in one and "lesion that enters block 5" in one
+    assert not any(name.endswith("block 6") for name in one)
+    assert sum(note.startswith("no last block of slim-tiny") for note in analysis.tables[0].notes) == 1
 
 
 def test_only_the_reducers_that_were_asked_for_are_shown(store: Store) -> None:

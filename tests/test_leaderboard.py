@@ -18,7 +18,7 @@ from scipy import stats
 
 from slimbench.errors import UsageError
 from slimbench.leaderboard.board import leaderboard
-from slimbench.leaderboard.compare import Comparison
+from slimbench.leaderboard.compare import Comparison, probed
 from slimbench.leaderboard.escape import csv_text, latex, markdown, one_line, plain
 from slimbench.leaderboard.explain import explain
 from slimbench.leaderboard.html import to_html
@@ -370,6 +370,42 @@ def test_rows_without_predictions_or_on_other_slides_are_shown_without_a_differe
 
 
 @pytest.mark.slow
+def test_few_shots_have_no_class_per_slide_to_compare_and_do_not_hide_the_probe_behind_them():
+    study = Study()
+    records = [
+        study.record(name, s, 2.0, 0.0 if name == "none" else 0.9)
+        for name in ("none", "cropr")
+        for s in (0, 1)
+    ]
+    few = []
+    for each in records:
+        path = each.tasks["linear-probe"].predictions
+        drawn = study.tables[path].drop(columns="log_probabilities")
+        study.tables[f"{path}-few"] = pd.concat([drawn.assign(shots=n, draw=0) for n in (1, 16)])
+        outcome = TaskOutcome(
+            metrics=(MetricValue(name="balanced_accuracy_16_shot", value=0.5, n=200),),
+            primary="balanced_accuracy_16_shot",
+            facts={"classes": CLASSES},
+            predictions=f"{path}-few",
+        )
+        cell = each.cell.model_copy(update={"tasks": ("few-shot", *each.cell.tasks)})
+        few.append(each.model_copy(update={"cell": cell, "tasks": {"few-shot": outcome, **each.tasks}}))
+    assert probed(rows(few)) == ["linear-probe"]
+    (table,) = leaderboard(few, read=study.read)
+    assert "linear-probe against unpruned" in cells_of(table)[1]
+    (alone,) = leaderboard(few, tasks=["few-shot"], read=study.read)
+    assert cells_of(alone)[1]["few-shot balanced accuracy 16 shot"] == "0.500"
+
+
+def test_text_only_rows_are_not_called_collapsed():
+    said = {"encoder": {"collapse": {"collapsed": True}}}
+    (marked,) = cells_of(leaderboard([record(provenance=said)])[0])
+    assert "collapsed" in marked["marks"]
+    said["encoder"]["without_report"] = {"test": 0}
+    (marked,) = cells_of(leaderboard([record(provenance=said)])[0])
+    assert "text only" in marked["marks"] and "collapsed" not in marked["marks"]
+
+
 def test_equal_rows_are_told_apart_in_no_more_than_one_study_of_twenty():
     """Training runs of equal expected skill, three seeds each, 100 slides: the coverage of the interval."""
     wrong = 0

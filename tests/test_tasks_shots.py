@@ -101,6 +101,12 @@ def test_more_shots_teach_more_and_draws_are_reproducible():
     assert right[one].mean() == pytest.approx(found["accuracy_1_shot"])
 
 
+def test_the_primary_metric_is_that_of_the_most_shots_asked_for():
+    task = tasks.build("few-shot:shots=4+1,draws=2")
+    assert task.primary == "balanced_accuracy_4_shot" and task.primary in values(task.run(study("ab")))
+    assert tasks.build("few-shot").primary == "balanced_accuracy_16_shot"
+
+
 def test_a_class_with_too_few_slides_gives_all_it_has():
     stub = study("abc", counts=(12, 30, 30))
     result = tasks.build("few-shot:shots=2+16,draws=2").run(stub)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from slimbench.analysis.flips import FLIPS, flips, probe
+from slimbench.analysis.flips import FLIPS, flips
 from slimbench.analysis.lines import SEEDS, SLIDES, Heading, Line, ends, estimated, mean, table
 from slimbench.analysis.pairs import (
     CHANCE,
@@ -25,7 +25,7 @@ from slimbench.analysis.places import RANDOM_DRAWS, Advance
 from slimbench.analysis.quantities import OF_ALL, OF_LESION, QUANTITIES, Quantity, pooled
 from slimbench.analysis.study import REACH_SLIDES, Study, study
 from slimbench.errors import RecordError, UsageError
-from slimbench.leaderboard.compare import Reader, reader
+from slimbench.leaderboard.compare import Reader, probed, reader
 from slimbench.leaderboard.rows import Row, rows
 from slimbench.leaderboard.table import Cell, Column, Table, words
 from slimbench.runs.record import Record
@@ -45,7 +45,7 @@ COVERAGE = (
     "above 1 patches are clumped, below 1 strewn more evenly than at random"
 )
 WHAT = (
-    "mean depth: blocks that a patch goes through",
+    "mean depth: blocks that a patch goes through before it leaves",
     COVERAGE,
     "raster bias: mean rank of the kept along the rows minus one half, so negative at the slide's first rows",
     f"reach: share of the kept that [CLS] can know of, on at most {REACH_SLIDES} slides",
@@ -89,7 +89,7 @@ def analyse(
             raise UsageError(f"no record has the reducer {name!r}; they have {', '.join(known) or 'none'}")
     tables: list[Table] = []
     slides: list[pd.DataFrame] = []
-    left_out: list[str] = []
+    left_out: list[tuple[str, str]] = []
     for data in dict.fromkeys(row.setting.data for row in every):
         others = [row for row in every if row.setting.data == data]
         shown = [row for row in others if not reducers or row.setting.reducer in reducers]
@@ -97,12 +97,15 @@ def analyse(
         versions = {row.setting.data for row in every if row.setting.cohort == cohort}
         name = f"{cohort} (data {data[:8]})" if len(versions) > 1 else cohort
         board = _Board(name, shown, others, reader(store.out), store, advance)
-        tables += board.tables()
+        made = board.tables()
+        tables += made
         slides += board.slides()
-        left_out += board.study.notes
+        left_out += [(name, note) for note in board.study.notes if not made]
     if not tables:
-        why = "; ".join(left_out) or "no reducer has a finished cell"
+        why = "; ".join(note for _, note in left_out) or "no reducer has a finished cell"
         raise RecordError(f"{store.out} holds nothing to analyse: {why}")
+    said = [f"{name}: {note}" for name, note in left_out]
+    tables[0] = replace(tables[0], notes=(*tables[0].notes, *said))
     return Analysis(tuple(tables), pd.concat(slides, ignore_index=True) if slides else pd.DataFrame())
 
 
@@ -122,6 +125,7 @@ class _Board:
         self.shown, self.others, self.read = shown, others, read
         self.reduced = [row for row in shown if not (row.setting.is_baseline or row.setting.is_unpruned)]
         self.study = study(store, self.reduced, advance) if self.reduced else Study()
+        self.probe = next(iter(probed(others)), None)
 
     def tables(self) -> list[Table]:
         """In the order in which they are read; one without a row is left out."""
@@ -200,15 +204,21 @@ class _Board:
         return table(f"{self.name}: in common between seeds", lines, headings, (SHARED,))
 
     def _flipped(self, row: Row) -> Line | None:
-        task = probe(self.others)
-        if task is None or row.setting.is_baseline:
+        if self.probe is None or row.setting.is_baseline:
             return None
-        found = flips(row, self.others, task, self.read)
-        return None if found is None else _line(row, found, FLIPS)
+        found = flips(row, self.others, self.probe, self.read)
+        if found is None:
+            return None
+        if not row.setting.is_unpruned:
+            return _line(row, found, FLIPS)
+        # Pairs of seeds share seeds, so their spread says nothing, and which of two lost is the order of seeds.
+        line = _line(row, found, FLIPS[:1])
+        alone = {name: replace(pooled, spread=None) for name, pooled in line.found.items()}
+        return replace(line, found=alone, seeds=row.seeds)
 
     def _flips_table(self, lines: Sequence[Line]) -> Table:
         headings = [SEEDS, SLIDES, *(h for quantity in FLIPS for h in estimated(quantity, 0))]
-        return table(f"{self.name}: flips of {probe(self.others)}", lines, headings, (FLIPPED,))
+        return table(f"{self.name}: flips of {self.probe}", lines, headings, (FLIPPED,))
 
 
 def _line(

@@ -17,19 +17,10 @@ import pandas as pd
 
 from slimbench.analysis.quantities import Quantity
 from slimbench.leaderboard.compare import Reader
-from slimbench.leaderboard.rows import Row, tasks_of, unpruned
+from slimbench.leaderboard.rows import Row, unpruned
 from slimbench.runs.record import Record
 
 FLIPS = (Quantity("flips"), Quantity("lost"), Quantity("gained"))
-
-
-def probe(rows: Sequence[Row]) -> str | None:
-    """The first task whose predictions are classes; None where no row has one."""
-    for task in tasks_of(rows):
-        outcomes = [record.tasks[task] for row in rows for record in row.ok if task in record.tasks]
-        if any("classes" in outcome.facts and outcome.predictions for outcome in outcomes):
-            return task
-    return None
 
 
 def flips(row: Row, others: Sequence[Row], task: str, read: Reader) -> pd.DataFrame | None:
@@ -65,9 +56,8 @@ def _flipped(seed: str, one: Record, whole: Record, task: str, read: Reader) -> 
         except OSError:  # somebody cleared up
             return
     keys = ["slide_id", "patient", "label", *(["draw"] if "draw" in tables[0] else [])]
-    both = tables[0][[*keys, "predicted"]].merge(
-        tables[1][[*keys, "predicted"]], on=keys, suffixes=("", "_whole")
-    )
+    one_table, whole_table = (table[[*keys, "predicted"]] for table in tables)
+    both = one_table.merge(whole_table, on=keys, suffixes=("", "_whole"), validate="one_to_one")
     right, was_right = (both[name] == both["label"] for name in ("predicted", "predicted_whole"))
     yield pd.DataFrame(
         {

@@ -66,17 +66,19 @@ class Pooled:
     spread: float | None
 
 
-def measured(left: NDArray[np.uint8], depth: int, place: Place) -> dict[str, float]:
+def measured(left: NDArray[np.uint8], depth: int, place: Place, fused: bool = False) -> dict[str, float]:
     """Quantities of one slide but its reach, by name; those that are undefined or unknown are left out.
 
     left [P] and depth as in slimbench.statistics.kept; P > 0
+    fused    what left comes back before the last block: `left` does not say what enters it, so nothing is said
     """
+    blocks = depth - fused
     kept = left >= depth
     found = {
         "kept_share": float(kept.mean()),
         "mean_depth": mean_depth(left, depth),
         "raster_bias": raster_bias(kept),
-        **_by_block(OF_ALL, survival(left, depth)),
+        **_by_block(OF_ALL, survival(left, blocks)),
     }
     if place.coords is not None and kept.any():
         found["pieces_kept"] = pieces_kept(place.piece, kept)
@@ -87,7 +89,7 @@ def measured(left: NDArray[np.uint8], depth: int, place: Place) -> dict[str, flo
     if place.lesion is not None and kept.any():
         recall = float(kept[place.lesion].mean())
         found |= {"lesion_recall": recall, "lesion_enrichment": recall}
-        found |= _by_block(OF_LESION, survival(left[place.lesion], depth))
+        found |= _by_block(OF_LESION, survival(left[place.lesion], blocks))
     return {name: value for name, value in found.items() if not np.isnan(value)}
 
 
@@ -98,8 +100,7 @@ def _by_block(name: str, values: FloatArray) -> dict[str, float]:
 def pooled(quantities: Sequence[Quantity], slides: pd.DataFrame) -> dict[str, Pooled]:
     """Each quantity that is defined on any of `slides`: a row per slide and seed, with columns patient, slide_id,
     seed, and the quantities' names and what they are over, NaN where undefined."""
-    wanted = [name for q in quantities for name in (q.name, q.over) if name in slides]
-    columns = list(dict.fromkeys(wanted))
+    columns = [quantity.name for quantity in quantities if quantity.name in slides]
     by_slide = slides.groupby(["patient", "slide_id"])[columns].mean()
     by_seed = slides.groupby("seed")[columns].mean()
     patients = by_slide.index.get_level_values("patient").to_numpy()
@@ -113,10 +114,11 @@ def pooled(quantities: Sequence[Quantity], slides: pd.DataFrame) -> dict[str, Po
         if not len(values):
             continue
         if quantity.over:
-            below = by_slide[quantity.over].to_numpy(np.float64)[known]
+            over = slides[quantity.over].where(slides[quantity.name].notna())  # of the same slides
+            below = over.groupby([slides["patient"], slides["slide_id"]]).mean().to_numpy(np.float64)[known]
             ratio = values.mean() / below.mean()
             values = ratio + (values - ratio * below) / below.mean()  # of this mean, and the linearised error
-            seeds = seeds / by_seed[quantity.over]
+            seeds = seeds / over.groupby(slides["seed"]).mean()
         if (quantity.least, quantity.most) == (0, 1):
             metric = share_estimate(quantity.name, values, whose)
         else:

@@ -71,7 +71,12 @@ def study(store: Store, rows: Sequence[Row], advance: Advance) -> Study:
         if not lefts or record.kept is None:
             missing += 1
             continue
-        depth = len(record.kept.tokens_per_block)
+        depth, fused = len(record.kept.tokens_per_block), _fused(record.kept.tokens_per_block)
+        if fused:
+            found.say(
+                f"no last block of {record.cell.encoder} block by block: what left comes back before it, and kept "
+                "and mean depth are of the blocks ahead"
+            )
         reach = reaches.of(record, lefts)
         found.masks[record.key] = Masks.of(lefts, depth)
         found.slides[record.key] = pd.DataFrame(
@@ -79,7 +84,7 @@ def study(store: Store, rows: Sequence[Row], advance: Advance) -> Study:
                 "slide_id": slide,
                 "patient": found.patient(slide),
                 "seed": record.cell.seed,
-                **measured(left, depth, found.places.get(slide, Place(slide, slide))),
+                **measured(left, depth, found.places.get(slide, Place(slide, slide)), fused),
                 **({"reach": reach[slide]} if slide in reach else {}),
             }
             for slide, left in lefts.items()
@@ -89,6 +94,11 @@ def study(store: Store, rows: Sequence[Row], advance: Advance) -> Study:
             f"{missing} of {len(cells)} cells left no kept sets; slimbench sweep --rerun all writes them"
         )
     return found
+
+
+def _fused(tokens_per_block: Sequence[float]) -> bool:
+    """Whether tokens came back before the last block (slimbench.fusion): nothing else adds any."""
+    return len(tokens_per_block) > 1 and tokens_per_block[-1] > tokens_per_block[-2]
 
 
 def _lefts(store: Store, record: Record, found: Study) -> Lefts:

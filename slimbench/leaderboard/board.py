@@ -26,7 +26,8 @@ MARKS = {
     "1 seed: no verdict": "differences of one training run are not told from chance",
     "within noise of the best": "its difference to the best row may be chance; the best was chosen on these slides",
     "no card": "slide features of another program that do not say what they are: lay a card beside them",
-    "collapsed": "its embeddings hardly differ: mean pairwise cosine over 0.99, or effective rank under 3",
+    "collapsed": "its embeddings hardly differ: mean pairwise cosine over 0.99, or effective rank under 3 (on few "
+    "different slides under half of the largest)",
     "text only": "the frozen text tower's vector of the slide's own report, which finds itself in retrieval",
     "reports missing": "slides without a report have a vector of zeros",
     "mixed code": "its seeds ran different versions of slimbench or of a plugin; sweep --rerun stale",
@@ -99,25 +100,26 @@ class _Board:
         baseline = mean_pool(row, self.others)
         below = baseline is not None and not row.setting.is_baseline and _below(row, baseline)
         place = self.shown.index(row)
+        text_only = "without_report" in row.facts  # alike reports are no fault of an encoder
         holds = {
             "below mean-pool": below,
             "label-supervised": row.label_supervised and not row.setting.is_baseline,
             "1 seed: no verdict": row.seeds == 1,
             "within noise of the best": any(c.within_noise.get(place) for c in self.comparisons.values()),
             "no card": "card" in row.facts and row.card is None,
-            "collapsed": bool(row.facts.get("collapse", {}).get("collapsed")),
-            "text only": "without_report" in row.facts,
+            "collapsed": bool(row.facts.get("collapse", {}).get("collapsed")) and not text_only,
+            "text only": text_only,
             "reports missing": any(row.facts.get("without_report", {}).values()),
             "mixed code": row.mixed,
         }
         return [mark for mark, held in holds.items() if held]
 
     def _compared(self, read: Reader) -> dict[str, Comparison]:
-        """{task: comparison} of the asked tasks, or of the first, that left class probabilities."""
-        from slimbench.leaderboard.compare import Comparison
+        """{task: comparison} of the asked tasks, or of the first, that left a class for each slide."""
+        from slimbench.leaderboard.compare import Comparison, probed
 
-        probed = [task for task in self.known if _has_classes(self.shown, task)]
-        chosen = [task for task in probed if task in self.tasks] if self.tasks else probed[:1]
+        found = probed(self.shown)
+        chosen = [task for task in found if task in self.tasks] if self.tasks else found[:1]
         return {task: Comparison(tuple(self.shown), task, self.known[task], read) for task in chosen}
 
     def _results(self) -> list[Field]:
@@ -180,11 +182,6 @@ def _without_report_said(row: Row) -> str:
     """`text-only: no report in 3 train, 2 test slides`."""
     missing = [f"{n:,} {split}" for split, n in row.facts.get("without_report", {}).items() if n]
     return f"{row.encoder}: no report in {', '.join(missing)} slides" if missing else ""
-
-
-def _has_classes(shown: Sequence[Row], task: str) -> bool:
-    outcomes = [record.tasks[task] for row in shown for record in row.ok if task in record.tasks]
-    return any("classes" in outcome.facts and outcome.predictions for outcome in outcomes)
 
 
 def _detectable(task: str, differences: Sequence[Difference]) -> list[str]:

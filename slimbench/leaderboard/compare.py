@@ -22,14 +22,30 @@ import pandas as pd
 from scipy.stats import norm, t
 
 from slimbench.errors import UsageError
-from slimbench.leaderboard.rows import Row
+from slimbench.leaderboard.rows import Row, tasks_of
 from slimbench.runs.record import Record
+from slimbench.statistics.metrics import NAMES
 from slimbench.statistics.paired import align, compare
 from slimbench.statistics.ranks import rank_intervals
 from slimbench.statistics.significance import holm, smallest_detectable
 
 ALPHA = 0.05
 Reader = Callable[[str], pd.DataFrame]  # a record's path of predictions -> the table; OSError if it is gone
+
+
+def probed(rows: Sequence[Row]) -> list[str]:
+    """Tasks that left a predicted class for each slide, in the order of the cells.
+
+    Those whose metrics are means over drawn training sets (few-shot) have no class per slide and take no part:
+    their primary metric is none of slimbench.statistics.metrics.
+    """
+    found = []
+    for task, primary in tasks_of(rows).items():
+        outcomes = [record.tasks[task] for row in rows for record in row.ok if task in record.tasks]
+        left = any("classes" in outcome.facts and outcome.predictions for outcome in outcomes)
+        if primary in NAMES and left:
+            found.append(task)
+    return found
 
 
 @dataclass(frozen=True)
