@@ -252,5 +252,10 @@ def test_means_over_queries():
     median = median_rank_estimate("rank", ranks, patients)
     exact = np.sort(ranks)[[int(200 - 1.96 * 10), int(200 + 1.96 * 10)]]
     assert abs(median.low - exact[0]) <= 2 and abs(median.high - exact[1]) <= 2
+    for same in (mean_estimate("kappa", np.full(4, 0.1) * 3, list("abcd"), -1, 1),
+                 mean_estimate("x", np.array([0.1, 0.3, 0.3, 0.1]), list("aabb"), 0, 1),
+                 median_rank_estimate("rank", np.ones(4), list("abcd"))):  # fmt: skip
+        assert (same.low, same.high) == (None, None)
+        assert same.note == "no interval: every resample gives the same value"
     one = mean_estimate("rank", ranks, ["p"] * 400, 1, 400)
     assert one.low is None and "one patient" in one.note

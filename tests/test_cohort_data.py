@@ -24,6 +24,7 @@ from slimbench.cohorts.splits import SplitRule, make_splits, write_splits
 from slimbench.cohorts.table import open_file
 from slimbench.errors import CohortError, UsageError
 from slimbench.runs.work import Watcher
+from slimbench.statistics.collapse import collapse
 from slimbench.statistics.embeddings import effective_rank, mean_pairwise_cosine
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -194,6 +195,15 @@ def test_collapsed_slide_features_are_a_warning():
     for features, severity in ((apart, "info"), (alike, "warning"), (line, "warning")):
         (found,) = [each for each in check(cohort_of(slides, features)) if each.subject == "collapse"]
         assert found.severity == severity
+
+
+def test_few_different_slides_that_differ_very_much_are_not_collapsed():
+    rng = np.random.default_rng(1)
+    assert not collapse(np.repeat(np.eye(8)[:3], (40, 20, 20), axis=0)).collapsed
+    for n, width in ((2, 64), (3, 64), (4, 64), (200, 2), (200, 3)):
+        assert not collapse(rng.normal(size=(n, width))).collapsed, (n, width)
+    for n in (4, 5, 200):
+        assert collapse(np.outer(rng.normal(size=n), np.arange(64.0))).collapsed, n
 
 
 def test_effective_rank_and_cosine_on_cases_worked_out_by_hand():

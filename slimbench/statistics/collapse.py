@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from slimbench.statistics.embeddings import Rows, effective_rank, mean_pairwise_cosine
 
 COLLAPSED_COSINE = 0.99
@@ -28,7 +30,9 @@ class Collapse:
 
 def collapse(embeddings: Rows) -> Collapse:
     """The collapse test on embeddings [n, D] of n >= 2 slides: a mean pairwise cosine above 0.99, or an effective
-    rank below 3."""
+    rank below 3, or below half of the most that few distinct rows or a small D allow."""
     rows = embeddings.astype("float64")
     cosine, rank = mean_pairwise_cosine(rows), effective_rank(rows)
-    return Collapse(cosine, rank, rows.shape[1], cosine > COLLAPSED_COSINE or rank < COLLAPSED_RANK)
+    most = min(len(np.unique(rows, axis=0)) - 1, rows.shape[1])
+    low = rank < min(COLLAPSED_RANK, most / 2)
+    return Collapse(cosine, rank, rows.shape[1], cosine > COLLAPSED_COSINE or low)

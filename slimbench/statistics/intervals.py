@@ -32,6 +32,9 @@ class Interval:
     note: str | None = None
 
 
+NO_SPREAD = Interval(None, None, "no interval: every resample gives the same value")
+
+
 def standard_error(draws: FloatArray, groups: int) -> float:
     """Spread of the defined draws, widened by sqrt(G / (G - 1)) for resampling G patients."""
     defined = draws[~np.isnan(draws)]
@@ -99,7 +102,7 @@ def from_error(
     if proportion and (wilson or error == 0):
         return _wilson(value, groups if error == 0 else min(n, value * (1 - value) / error**2))
     if error == 0:
-        return Interval(None, None, "no interval: every resample gives the same value")
+        return NO_SPREAD
     return _kappa(value, error, n) if name.startswith("kappa") else _share(value, error, n)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from slimbench.statistics.bootstrap import groups_of
 from slimbench.statistics.estimates import Metric
-from slimbench.statistics.intervals import Interval, Z, from_error
+from slimbench.statistics.intervals import NO_SPREAD, Interval, Z, from_error
 from slimbench.statistics.metrics import FloatArray
 
 _ONE_PATIENT = Interval(None, None, "no interval: all queries come from one patient")
@@ -25,7 +25,8 @@ def clustered_error(values: FloatArray, patients: Sequence[str]) -> float | None
     if count < 2:
         return None
     pull = np.bincount(group, values - values.mean(), minlength=count)
-    return float(np.sqrt(np.square(pull).sum() * count / (count - 1)) / len(values))
+    error = float(np.sqrt(np.square(pull).sum() * count / (count - 1)) / len(values))
+    return error if error > 1e-12 else 0.0  # rounding of equal values
 
 
 def share_estimate(name: str, values: FloatArray, patients: Sequence[str], note: str | None = None) -> Metric:
@@ -43,11 +44,11 @@ def share_estimate(name: str, values: FloatArray, patients: Sequence[str], note:
 def mean_estimate(
     name: str, values: FloatArray, patients: Sequence[str], least: float, most: float, note: str | None = None
 ) -> Metric:
-    """Mean of values in [least, most], normal interval within that range."""
+    """Mean of values in [least, most], normal interval within that range; none where patients do not differ."""
     value, error = float(values.mean()), clustered_error(values, patients)
-    if error is None:
-        notes = "; ".join(filter(None, [note, _ONE_PATIENT.note]))
-        return Metric(name, value, len(values), note=notes)
+    if not error:
+        why = _ONE_PATIENT if error is None else NO_SPREAD
+        return Metric(name, value, len(values), note="; ".join(filter(None, [note, why.note])))
     low, high = max(least, value - Z * error), min(most, value + Z * error)
     return Metric(name, value, len(values), low, high, note)
 
@@ -57,7 +58,7 @@ def median_rank_estimate(name: str, ranks: FloatArray, patients: Sequence[str]) 
     below the median (Woodruff 1952)."""
     value = float(np.median(ranks))
     error = clustered_error((ranks < value) + (ranks == value) / 2, patients)
-    if error is None:
-        return Metric(name, value, len(ranks), note=_ONE_PATIENT.note)
+    if not error:
+        return Metric(name, value, len(ranks), note=(_ONE_PATIENT if error is None else NO_SPREAD).note)
     low, high = np.quantile(ranks, [max(0.0, 0.5 - Z * error), min(1.0, 0.5 + Z * error)])
     return Metric(name, value, len(ranks), float(low), float(high))
