@@ -5,6 +5,8 @@ The encoder is the mean of the patches that a reducer leaves, so every embedding
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from slimbench.reducers.norm import Norm
 from slimbench.runs.evidence import CellEvidence
 from slimbench.schedule import Input
 from slimbench.statistics.bootstrap import bootstrap
-from slimbench.statistics.embeddings import cosines, linear_cka, neighbour_overlap
+from slimbench.statistics.embeddings import cosines, debiased_linear_cka, linear_cka, neighbour_overlap
 from slimbench.statistics.intervals import standard_error
 from slimbench.statistics.means import clustered_error
 from slimbench.tasks.faithfulness import Faithfulness, sampled
@@ -120,6 +122,51 @@ def test_the_error_of_linear_cka_is_that_of_the_patient_bootstrap() -> None:
     )
 
 
+def hsic(a: np.ndarray, b: np.ndarray) -> float:
+    """Song et al. (2012): the mean of K_ij (L_ij + L_kl - 2 L_ik) over all i, j, k, l that differ."""
+    k, l = a @ a.T, b @ b.T
+    terms = [
+        k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(len(a)), 4)
+    ]
+    return float(np.mean(terms))
+
+
+def test_debiased_linear_cka_is_that_of_the_unbiased_hsic_and_its_pull_the_jackknifes() -> None:
+    rng = np.random.default_rng(4)
+    a = rng.normal(size=(7, 3)) + 5
+    b = a @ rng.normal(size=(3, 10)) + 2 * rng.normal(size=(7, 10))
+
+    def slow(rows: list[int]) -> float:
+        x, y = a[rows], b[rows]
+        return hsic(x, y) / (hsic(x, x) * hsic(y, y)) ** 0.5
+
+    value, pull = debiased_linear_cka(a, b)
+    assert value == pytest.approx(slow(list(range(7))))
+    without = np.array([slow([row for row in range(7) if row != out]) for out in range(7)])
+    assert pull == pytest.approx(6 * (without.mean() - without))
+    jackknife = np.sqrt(6 / 7 * ((without - without.mean()) ** 2).sum())
+    assert clustered_error(value + pull, list("abcdefg")) == pytest.approx(jackknife)
+
+
+def test_unrelated_embeddings_of_few_slides_have_no_debiased_linear_cka() -> None:
+    rng = np.random.default_rng(6)
+    pairs = [rng.normal(size=(2, 54, 768)) for _ in range(20)]
+    assert min(linear_cka(a, b)[0] for a, b in pairs) > 0.9
+    assert np.mean([debiased_linear_cka(a, b)[0] for a, b in pairs]) == pytest.approx(0, abs=0.02)
+    a = pairs[0][0]
+    assert debiased_linear_cka(a, 3 - 2 * a[:, ::-1])[0] == pytest.approx(1)
+
+
+def test_what_debiased_linear_cka_cannot_say_is_none_with_a_reason() -> None:
+    given = evidence(Norm, [[2, 0], [0, 1]], [[0, 3], [0, 1]], [[4, 0], [0, 3]])
+    few = next(m for m in Fidelity().run(given).metrics if m.name == "linear_cka_debiased")
+    assert few.value is None and few.note == "undefined: fewer than 4 slides"
+    a = np.random.default_rng(0).normal(size=(6, 3))
+    assert np.isnan(debiased_linear_cka(a, np.eye(6))[0])
+    value, pull = debiased_linear_cka(a[:4], a[:4])
+    assert value == pytest.approx(1) and np.isnan(pull).all()
+
+
 def test_neighbour_overlap_by_hand() -> None:
     a, b = (np.array(x, float)[:, None] for x in ([0, 1, 3, 6], [0, 1, 3, 1.5]))
     assert neighbour_overlap(a, b, 1).tolist() == [1, 0, 0, 0]  # 1 0 1 2 and 1 3 3 1
@@ -135,6 +182,7 @@ def test_nothing_pruned_is_nothing_lost() -> None:
     given = evidence(Nothing, *slides, rate=0.0)
     fidelity = values(Fidelity().run(given))
     assert fidelity["cosine"] == fidelity["linear_cka"] == pytest.approx(1)
+    assert fidelity["linear_cka_debiased"] == pytest.approx(1)
     assert fidelity["neighbour_overlap"] == 1
     assert fidelity["effective_rank"] == pytest.approx(fidelity["effective_rank_unpruned"])
     assert values(Reconstruction().run(given)) == {"reconstruction_error": 0}

@@ -28,7 +28,9 @@ def linear_cka(a: Rows, b: Rows) -> tuple[float, FloatArray]:
 
         ||B' A||^2 / (||A' A|| ||B' B||)      Frobenius norms, columns centred over slides
 
-    (Kornblith et al. 2019, arXiv 1905.00414). NaN where all rows of a, or of b, are equal.
+    (Kornblith et al. 2019, arXiv 1905.00414). NaN where all rows of a, or of b, are equal. Biased upwards on few
+    slides: two independent Gaussians of D columns have about D / (D + n), .93 at 54 slides of 768 columns, where
+    `debiased_linear_cka` has 0.
 
     A slide's pull is n times what a small extra weight on it adds to the value; pulls sum to 0, and the
     clustered error of value + pull is the linearised error of the value, which the patient bootstrap tends to.
@@ -48,6 +50,47 @@ def linear_cka(a: Rows, b: Rows) -> tuple[float, FloatArray]:
     if not value:
         return 0.0, np.zeros(len(a))
     return value, value * (2 * part(u, uv, v) - part(u, uu, u) - part(v, vv, v))
+
+
+def debiased_linear_cka(a: Rows, b: Rows) -> tuple[float, FloatArray]:
+    """Linear CKA of a [n, D] and b [n, E] from unbiased HSICs, in [-1, 1], and the pull [n] of each slide.
+
+        HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b))
+
+    with the estimator of Song et al. (2012, JMLR 13, HSIC_1), as Nguyen et al. (2021, arXiv 2010.15327) take it.
+    NaN for n < 4, and where all slides of a, or of b, are equally far apart.
+
+    A slide's pull is n - 1 times what the value loses without it, centred, so that the clustered error of value +
+    pull is the jackknife's; a bootstrap would not do, as a slide drawn twice is like itself. NaN for n < 5, and
+    for a slide without which the value is NaN.
+    """
+    x, y = (rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64) for rows in (a, b))
+    xy, xx, yy = _hsic(x, y), _hsic(x, x), _hsic(y, y)
+    defined = (xx > 0) & (yy > 0)
+    scale = np.sqrt(np.where(defined, xx * yy, 1))
+    whole, *without = np.where(defined, np.clip(xy / scale, -1, 1), np.nan)
+    return float(whole), (len(x) - 1) * (np.mean(without) - without)
+
+
+def _hsic(x: FloatArray, y: FloatArray) -> FloatArray:
+    """[1 + n] HSIC_1 of centred x [n, D] and y [n, E], then the same without each row; NaN for want of rows.
+
+    K and L are xx' and yy' without their diagonals s and t. Centring changes no HSIC and makes K 1 = -s, L 1 = -t,
+    so that nothing of n x n is needed.
+    """
+    n, cross = len(x), x.T @ y
+    s, t = (x**2).sum(axis=1), (y**2).sum(axis=1)
+    st = s * t
+    own = np.einsum("nd,nd->n", x @ cross, y) - st  # diagonal of K L
+    around = 2 * st - x @ (x.T @ t) - y @ (y.T @ s)  # K L 1 + L K 1
+    trace = own.sum() - np.append(0, 2 * own)
+    ones_k, ones_l = (np.append(0, 2 * size) - size.sum() for size in (s, t))  # 1' K 1, 1' L 1
+    ones_kl = st.sum() - np.append(0, st + around - own)  # 1' K L 1
+    m = np.append(n, np.full(n, n - 1.0))
+    m[m < 4] = np.nan
+    found = trace + ones_k * ones_l / ((m - 1) * (m - 2)) - 2 * ones_kl / (m - 2)
+    found[np.abs(found) <= 1e-12 * s.sum() * t.sum()] = 0  # rounding
+    return np.asarray(found / (m * (m - 3)), np.float64)
 
 
 @one_thread()
