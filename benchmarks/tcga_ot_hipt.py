@@ -17,11 +17,11 @@ from results_folder import write
 
 from slimbench import cli
 
-RATES = (0.5, 0.7, 0.9)
+RATES = (0.5, 0.9)
 SCHEDULES = ("--schedule", "geometric", "--schedule", "input")
 SWEEPS = (
-    ("--reducer", "cropr", "--reducer", "tome", "--seeds", "0-2", *SCHEDULES),
-    ("--reducer", "random", "--seeds", "0-4", *SCHEDULES),
+    ("--reducer", "cropr", "--reducer", "tome", "--reducer", "random", "--seeds", "0-2", *SCHEDULES),
+    ("--reducer", "random", "--seeds", "3-4", *SCHEDULES, "--no-baselines"),
     (
         "--encoder", "mean-pool", "--reducer", "random", "--seeds", "0-4", "--schedule", "input", "--no-baselines",
     ),
