@@ -62,32 +62,33 @@ class Vectors:
     dim: int
     card: Card | None
 
-    def find(self, slide: str, patient: str | None) -> str | None:
-        """The id that means this slide: its own, also without extension or UUID, else its patient's."""
-        found = self._finder.find(slide)
-        return found if found is not None or patient not in self.files else patient
+    def names(self, slides: Sequence[tuple[str, str | None]]) -> dict[str, str]:
+        """{slide: the id that means it} of (slide, patient): its own, also without extension or UUID, else its
+        patient's, unless that is the own one of another of the slides.
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """[dim] the vector under an id; CohortError for NaN, another width, or patch features."""
-        file = self.files[name]
-        rows = read_finite(file, name, self.dim).features
-        if len(rows) != 1:
-            raise CohortError(
-                f"{file.path}: {name} has {len(rows):,} rows, slide features have one per slide; patch features "
-                "are the `features` of a cohort file, and --encoder mean-pool their mean"
-            )
-        row: NDArray[np.float32] = rows[0]
-        return row
-
-    def require(self, slides: Sequence[tuple[str, str | None]]) -> None:
-        """CohortError unless every (slide, patient) has a vector: rows of a table stand on the same slides."""
-        without = [slide for slide, patient in slides if self.find(slide, patient) is None]
+        CohortError if one has neither: rows of a table stand on the same slides.
+        """
+        own = {slide: self._finder.find(slide) for slide, _ in slides}
+        of_patients = self.files.keys() - own.values()
+        found = {
+            slide: own[slide] or (patient if patient in of_patients else None) for slide, patient in slides
+        }
+        without = [slide for slide, name in found.items() if name is None]
         if without:
             raise CohortError(
                 f"{self.where}: no slide features of slide {without[0]} ({len(without):,} of {len(slides):,} slides "
                 "have none); embed them too, or leave them out of the cohort (an empty cell in its column of "
                 "splits), so that all rows stand on the same slides"
             )
+        return {slide: name for slide, name in found.items() if name is not None}
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """[dim] the vector under an id; CohortError for NaN, another width, or patch features."""
+        file = self.files[name]
+        rows = read_finite(file, name, self.dim).features
+        _require_one_row(file, name, len(rows))
+        row: NDArray[np.float32] = rows[0]
+        return row
 
     @cached_property
     def _finder(self) -> Finder:
@@ -98,18 +99,16 @@ def open_features(path: str = "", card: str | None = None) -> Vectors:
     """The slide features in a folder or file, with their card if they have one.
 
     card  its file; default: `card.toml` in the folder, `<file>.card.toml` beside the file
-    Raises UsageError without a path, CohortError for what cannot be read.
+    Raises UsageError without a path, CohortError for what cannot be read and for patch features.
     """
-    place = _place(path)
-    files = find_files([place])
-    first, file = next(iter(files.items()))
-    return Vectors(path, files, file.head(first).dim, read_card(place, card))
+    place, files, dim = _found(path)
+    return Vectors(path, files, dim, read_card(place, card))
 
 
 def contents(path: str = "", card: str | None = None) -> str:
-    """16 hex digits of what the features, and their card, hold."""
-    place = _place(path)
-    inside = None if place.is_file() else {file.path for file in find_files([place]).values()}
+    """16 hex digits of what the features, and their card, hold; raises as `open_features`."""
+    place, files, _ = _found(path)
+    inside = None if place.is_file() else {file.path for file in files.values()}
     held = content_hash(place, inside)
     read = read_card(place, card)
     return (
@@ -139,7 +138,22 @@ def read_card(place: Path, card: str | None = None) -> Card | None:
         raise CohortError(f'{file}: {key}: {first["msg"]}; a card is encoder = "...", and more') from None
 
 
-def _place(path: str) -> Path:
+def _found(path: str) -> tuple[Path, Mapping[str, FeatureFile], int]:
+    """Where the features lie, their files and width. Patch features are refused by the first slide: hundreds of
+    gigabytes are not hashed to find that out."""
     if not path:
         raise UsageError("slide-features needs its features: slide-features:path=FOLDER_OR_FILE")
-    return Path(path).expanduser()
+    place = Path(path).expanduser()
+    files = find_files([place])
+    first, file = next(iter(files.items()))
+    head = file.head(first)
+    _require_one_row(file, first, head.patches)
+    return place, files, head.dim
+
+
+def _require_one_row(file: FeatureFile, name: str, rows: int) -> None:
+    if rows != 1:
+        raise CohortError(
+            f"{file.path}: {name} has {rows:,} rows, slide features have one per slide; patch features "
+            "are the `features` of a cohort file, and --encoder mean-pool their mean"
+        )

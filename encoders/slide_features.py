@@ -17,7 +17,6 @@ import torch
 
 from slimbench.encoder import Encoded, Plan, SlideEncoder, SlideInput
 from slimbench.encoders.slide_feature_files import open_features
-from slimbench.errors import CohortError
 
 
 class SlideFeatures(SlideEncoder):
@@ -34,6 +33,7 @@ class SlideFeatures(SlideEncoder):
         super().__init__()
         self.features = open_features(path, card)
         self.dim, self.depth = self.features.dim, 0
+        self.names: dict[str, str] = {}
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -41,13 +41,10 @@ class SlideFeatures(SlideEncoder):
         return {"card": None if card is None else card.model_dump(exclude_none=True)}
 
     def look_at(self, slides: Sequence[SlideInput]) -> None:
-        self.features.require([(slide.id, slide.patient) for slide in slides])
+        self.names = self.features.names([(slide.id, slide.patient) for slide in slides])
 
     def forward(self, slides: Sequence[SlideInput], plan: Plan) -> Encoded:
-        rows = []
-        for slide in slides:
-            name = self.features.find(slide.id, slide.patient)
-            if name is None:
-                raise CohortError(f"{self.features.where}: no slide features of slide {slide.id}")
-            rows.append(torch.from_numpy(self.features.read(name)))
+        new = [(slide.id, slide.patient) for slide in slides if slide.id not in self.names]
+        names = self.names | self.features.names(new)
+        rows = [torch.from_numpy(self.features.read(names[slide.id])) for slide in slides]
         return Encoded(torch.stack(rows).to(slides[0].tokens.device), tuple(() for _ in slides))

@@ -1,11 +1,14 @@
 """What `slimbench data` does: check, init, split, pack."""
 
 import os
+import pickle
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -270,6 +273,27 @@ def test_init_without_splits_leads_to_making_them(folder):
     assert Counter(slide.split for slide in cohort.slides) == {"train": 12, "val": 6, "test": 6}
 
 
+def test_init_tells_patch_files_and_files_of_many_slides_in_one_folder_apart(
+    tmp_path, write_trident, monkeypatch
+):
+    for slide in ("s0", "s1", "s2"):
+        write_trident(tmp_path / "my study", slide)
+    titan = {"filenames": ["s0", "s1", "s2", "s3"], "embeddings": np.eye(4, dtype=np.float32)}
+    for name in ("titan.pkl", "chief.pkl"):
+        (tmp_path / "my study" / name).write_bytes(pickle.dumps(titan))
+    rows = "\n".join(f"s{n},{'AB'[n % 2]},{('train', 'test')[n // 2]}" for n in range(3))
+    (tmp_path / "my study" / "labels.csv").write_text(f"slide_id,label,split\n{rows}\n")
+    monkeypatch.chdir(tmp_path)
+    text = init(Path("my study"))
+    Path("my study/cohort.toml").write_text(text)
+    cohort = open_cohort("my study/cohort.toml")
+    assert [slide.patches for slide in cohort.slides] == [12] * 3
+    rows = [line.partition("--encoder ")[2] for line in text.splitlines() if "--encoder" in line]
+    for row, name in zip(rows, ("chief.pkl", "titan.pkl"), strict=True):
+        (spec,) = shlex.split(row)
+        assert spec == f"slide-features:path=my study/{name}"
+
+
 def test_init_of_nothing_says_what_is_missing(tmp_path, write_trident):
     with pytest.raises(CohortError, match="no feature files"):
         init(tmp_path)
@@ -420,6 +444,21 @@ def test_a_changed_source_is_read_instead_of_its_old_copy(packed, patch_folder, 
     assert warning.severity == "warning" and warning.examples == ("s5",)
     assert pack(packed / "cohort.toml", workers=1).written == 1
     np.testing.assert_array_equal(open_cohort(str(packed / "cohort.toml")).patches("s5").features, rows)
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_a_copy_of_another_format_is_not_read_and_packed_again(packed, number):
+    """Copies from before the patch size was kept hold the same features, and no number."""
+    pack(packed / "cohort.toml", workers=1)
+    with h5py.File(packed / "packed" / "s5.h5", "a") as file:
+        del file.attrs["slimbench_format"], file.attrs["patch_size"]
+        if number is not None:
+            file.attrs["slimbench_format"] = number
+    cohort = open_cohort(str(packed / "cohort.toml"))
+    assert cohort.files["s5"][0].format == "trident" and cohort.files["s6"][0].format == "packed"
+    assert pack(packed / "cohort.toml", workers=1).written == 1
+    cohort = open_cohort(str(packed / "cohort.toml"))
+    assert cohort.files["s5"][0].format == "packed" and cohort.patches("s5").patch_size is not None
 
 
 def test_a_damaged_copy_is_found_and_packed_again(packed):

@@ -90,7 +90,7 @@ def test_the_patch_size_at_level_0_gives_the_pixels_back(tmp_path, write_trident
     write_packed(tmp_path / "packed" / "s.h5", patches, "kind")
     assert only(tmp_path / "packed")[2].patch_size == 1036
     clam = h5(tmp_path / "clam.h5", features=ROWS, coords=CELLS * 448 + 1000)
-    assert only(clam)[2].patch_size == 448
+    assert only(clam)[2].patch_size is None  # the step, which may be less or more than the edge
     with h5py.File(clam, "a") as file:
         file["coords"].attrs.update({"patch_size": 56, "custom_downsample": 4})
     assert only(clam)[2].patch_size == 224

@@ -122,6 +122,27 @@ def test_slides_are_found_as_tables_are_joined_and_else_by_their_patient(tmp_pat
     np.testing.assert_array_equal(embedded(path, *slides), [[1, 2, 3], [-1, 0.5, 0]])
 
 
+def test_a_patients_vector_is_not_that_of_another_slide(tmp_path):
+    encoder = SlideFeatures(8, path=str(titan(tmp_path / "t", {"P1": VECTORS["a"], "P2": VECTORS["b"]})))
+    nothing = Tokens.of(torch.empty(0, 8))
+    slides = [
+        SlideInput(name, nothing, patient=patient)
+        for name, patient in (("P1.svs", "P1"), ("P2-A", "P2"), ("P2-B", "P2"))
+    ]
+    encoder.look_at(slides)
+    np.testing.assert_array_equal(encoder(slides[1:], Plan()).embedding, np.stack([VECTORS["b"]] * 2))
+    with pytest.raises(CohortError, match=r"no slide features of slide P1-B \(1 of 4 slides"):
+        encoder.look_at([*slides, SlideInput("P1-B", nothing, patient="P1")])
+
+
+def test_patch_features_are_refused_before_they_are_hashed(tmp_path, write_trident, monkeypatch):
+    monkeypatch.setattr("slimbench.files._digest_of", lambda file: pytest.fail(f"{file} was hashed"))
+    write_trident(tmp_path / "patches", "a")
+    for ask in (lambda path: contents(path), lambda path: SlideFeatures(8, path=path)):
+        with pytest.raises(CohortError, match="a has 12 rows, slide features have one per slide"):
+            ask(str(tmp_path / "patches"))
+
+
 def test_missing_slides_are_one_line_that_counts_them(tmp_path):
     encoder = SlideFeatures(8, path=str(titan(tmp_path / "t", VECTORS)))
     nothing = Tokens.of(torch.empty(0, 8))
@@ -441,7 +462,7 @@ def test_init_puts_patches_first_and_says_how_slide_features_become_a_row(tmp_pa
     )
     text = init(tmp_path)
     assert 'features = "features"\n# features = "t.pkl"    # found too; a row of its own: ' in text
-    assert "--encoder slide-features:path=t.pkl\n" in text
+    assert f"--encoder slide-features:path={tmp_path}/t.pkl\n" in text
 
 
 def test_init_of_slide_features_alone_is_a_cohort_of_theirs(tmp_path):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from slimbench.cohorts.cohort import SPLITS
 from slimbench.cohorts.join import Finder, tcga_patient
 from slimbench.cohorts.prompts import shipped_for
 from slimbench.cohorts.readers.features import find_files
+from slimbench.cohorts.readers.file import FeatureFile
 from slimbench.cohorts.rows import NO_SPLIT
 from slimbench.cohorts.tables import Table, read_table
 from slimbench.errors import CohortError
@@ -29,6 +31,27 @@ _PATIENT = ("case_id", "patient_id", "patient", "PATIENT", "submitter_id", "case
 _LABEL = ("OncoTreeCode", "diagnosis", "label", "subtype", "target", "class", "grade")
 _SITE = ("source_site", "site", "center", "centre", "hospital")
 _TEXT = ("text", "report", "caption")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Features that a cohort file can name: a folder, or files of many slides.
+
+    format  to be stated where a folder has files of other formats too
+    """
+
+    paths: list[Path]
+    files: Mapping[str, FeatureFile]
+    format: str | None = None
+
+    @property
+    def whole_slides(self) -> bool:
+        """Whether these are slide features: one row per slide, as far as the first three tell."""
+        first = list(self.files.items())[:3]
+        try:
+            return all(file.head(slide).patches == 1 for slide, file in first)
+        except CohortError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -47,7 +70,7 @@ def init(folder: Path) -> str:
     Raises CohortError when no feature file is found, or no table that names the slides.
     """
     features, others = _features(folder)
-    ids = list(find_files(features))
+    ids = list(features.files)
     named = sorted(_tables(folder, Finder(ids, str(folder))), key=lambda each: (-each.matches, each.path))
     if not named:
         raise CohortError(
@@ -61,8 +84,9 @@ def init(folder: Path) -> str:
         f"# {len(ids):,} slides with features, such as {ids[0]}",
         "# Paths are relative to this file. `slimbench data check` says what fits and what does not.",
         f"name = {_quoted(folder.resolve().name)}",
-        f"features = {_paths(features, folder)}",
-        *(f"# features = {_paths(paths, folder)}    # found too{_as_row(paths, folder)}" for paths in others),
+        f"features = {_paths(features.paths, folder)}",
+        *([f"format = {_quoted(features.format)}"] if features.format else []),
+        *(f"# features = {_paths(other.paths, folder)}    # found too{_as_row(other)}" for other in others),
         'missing = "error"    # or "drop": leave out and count slides without features',
     ]
     if task is not None:
@@ -139,47 +163,50 @@ def _slides(named: list[_Named], folder: Path, usual: tuple[str, ...]) -> tuple[
     return lines, classes
 
 
-def _features(folder: Path) -> tuple[list[Path], list[list[Path]]]:
-    """The feature folder, or the files, with most slides; and the others. Patch features go first."""
-    candidates: list[tuple[bool, int, list[Path]]] = []
+def _features(folder: Path) -> tuple[_Found, list[_Found]]:
+    """The folder's patch files or the files of many slides, with most slides; and the others. Patch features go
+    first."""
+    found: list[_Found] = []
     for place in _folders(folder):
         files = sorted(path for path in place.iterdir() if path.suffix in _FEATURES and path.is_file())
-        single = [path for path in files if path.suffix in _ONE_FILE]
-        for paths in (
-            [path for path in single if _count([path])],
-            [place] if len(files) > len(single) else [],
-        ):
-            count = _count(paths) if paths else 0
-            if count:
-                candidates.append((_of_whole_slides(paths), -count, paths))
-    if not candidates:
+        single = [each for path in files if path.suffix in _ONE_FILE for each in _read([path])]
+        patches = [each for each in single if not each.whole_slides]
+        found += _read([path for each in patches for path in each.paths]) or patches
+        found += [each for each in single if each not in patches]
+        found += _of_one_slide_each(place, [path for path in files if path.suffix not in _ONE_FILE])
+    if not found:
         raise CohortError(f"{folder}: no feature files ({', '.join(_FEATURES)}) in it or four folders below")
-    ordered = [paths for _, _, paths in sorted(candidates, key=lambda each: each[:2])]
-    return ordered[0], ordered[1:]
+    first, *others = sorted(found, key=lambda each: (each.whole_slides, -len(each.files)))
+    return first, others
 
 
-def _count(paths: list[Path]) -> int:
-    """How many slides have features in `paths`; 0 for what is no feature file."""
+def _of_one_slide_each(place: Path, files: list[Path]) -> list[_Found]:
+    """What `files`, all in the folder `place`, hold; format by format where the folder has others too."""
+    if not files:
+        return []
+    firsts = {path.suffix: path for path in reversed(files)}
+    formats = {
+        file.format for path in firsts.values() for each in _read([path]) for file in each.files.values()
+    }
+    return _read([place]) or [each for format in sorted(formats) for each in _read([place], format)]
+
+
+def _read(paths: list[Path], format: str | None = None) -> list[_Found]:
+    """The features in `paths`; nothing for what is no feature file."""
     try:
-        return len(find_files(paths))
+        return [_Found(paths, find_files(paths, format), format)] if paths else []
     except CohortError:
-        return 0
+        return []
 
 
-def _of_whole_slides(paths: list[Path]) -> bool:
-    """Whether these are slide features: one row per slide, as far as the first three tell."""
-    first = list(find_files(paths).items())[:3]
-    try:
-        return all(file.head(slide).patches == 1 for slide, file in first)
-    except CohortError:
-        return False
-
-
-def _as_row(paths: list[Path], folder: Path) -> str:
-    """How slide features become a row beside those of the patches."""
-    if len(paths) > 1 or not _of_whole_slides(paths):
+def _as_row(found: _Found) -> str:
+    """How slide features become a row beside those of the patches, from the folder that `init` is called in."""
+    if found.format is not None:
+        return f", with format = {_quoted(found.format)}"
+    if len(found.paths) > 1 or not found.whole_slides:
         return ""
-    return f"; a row of its own: --encoder slide-features:path={paths[0].relative_to(folder).as_posix()}"
+    spec = shlex.quote(f"slide-features:path={found.paths[0].as_posix()}")
+    return f"; a row of its own: --encoder {spec}"
 
 
 def _folders(folder: Path) -> Iterator[Path]:

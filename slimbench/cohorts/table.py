@@ -154,7 +154,7 @@ def _copies(
     if outdated:
         message = (
             f"{folder}: the packed copy of slide {outdated[0]} is of other features than its source holds "
-            "now; the source is read instead, run `slimbench data pack` again"
+            "now, or of another format; the source is read instead, run `slimbench data pack` again"
         )
         tables.findings.append(finding("warning", "packed", message, outdated))
     return copies

@@ -1,7 +1,8 @@
 """CLAM and Prov-GigaPath: `<slide>.h5` with `features` (N, D) or (1, N, D) and `coords` (N, 2) in level-0 pixels.
 
-Where `coords` has CLAM's attributes, patch_size times the level's downsample is the patch's edge; the
-feature files often lack them, and then the edge is the commonest step between patches.
+Where `coords` has CLAM's attributes, patch_size times the level's downsample is the patch's edge and the grid
+unit; the feature files often lack them, and then the unit is the commonest step between patches, which is not
+their edge where they overlap or leave gaps.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ class ClamFile(Hdf5File):
         if stored is None:
             return None
         coords = np.asarray(stored[()]).reshape(-1, 2)
-        grid = checked_coords(coords, _edge(stored), n, self.path)
+        grid = checked_coords(coords, _edge(stored) or grid_step(coords), n, self.path)
         return grid if rows is None else grid[rows]
 
-    def patch_size(self, file: h5py.File) -> float:
+    def patch_size(self, file: h5py.File) -> float | None:
         return _edge(required(file, "coords", self.path))
 
 
-def _edge(coords: h5py.Dataset) -> float:
-    """patch_size times downsample where CLAM's own attributes state them, else the commonest step."""
+def _edge(coords: h5py.Dataset) -> float | None:
+    """patch_size times downsample where CLAM's own attributes state them."""
     patch = coords.attrs.get("patch_size")
     downsample = coords.attrs.get("custom_downsample", coords.attrs.get("downsample"))
     if patch is not None and downsample is not None:
         edge = float(np.ravel(patch)[0]) * float(np.ravel(downsample)[0])
         if edge > 0:
             return edge
-    return grid_step(np.asarray(coords[()]).reshape(-1, 2))
+    return None

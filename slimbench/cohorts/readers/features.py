@@ -29,13 +29,14 @@ def unwatched(done: int, total: int) -> None:
 class Entry:
     """What is remembered of a slide's features, so that opening a cohort again reads no features.
 
-    kind, digest  as in `readers.file.Head`
+    kind, digest, current  as in `readers.file.Head`
     """
 
     patches: int
     dim: int
     kind: str
     digest: str
+    current: bool = True
 
 
 def find_files(paths: Sequence[Path], format: str | None = None) -> Mapping[str, FeatureFile]:
@@ -118,7 +119,7 @@ def entries(
         for done, (slide, place, key, state) in enumerate(unread, start=1):
             try:
                 head = files[slide].head(slide)
-                known[slide] = Entry(head.patches, head.dim, head.kind, head.digest)
+                known[slide] = Entry(head.patches, head.dim, head.kind, head.digest, head.current)
                 notes[place][key] = {"state": state, "entry": asdict(known[slide])}
             except OSError as error:
                 problems[slide] = f"{files[slide].path}: {error.strerror}"
@@ -136,13 +137,18 @@ def current_copies(
 ) -> tuple[dict[str, FeatureFile], list[str]]:
     """The packed copies in `folder` of what `digests` {slide: digest of its features now} says.
 
-    And the slides whose copy holds something else or cannot be read. advance  as of `entries`
+    And the slides whose copy holds something else, has another format number or cannot be read.
+    advance  as of `entries`
     """
     if not any(folder.glob("*.h5")):
         return {}, []
     files = {slide: file for slide, file in find_files([folder], "packed").items() if slide in digests}
     known, _ = entries(files, files, advance)
-    current = {slide: files[slide] for slide in known if known[slide].digest == digests[slide]}
+    current = {
+        slide: files[slide]
+        for slide, entry in known.items()
+        if entry.current and entry.digest == digests[slide]
+    }
     return current, [slide for slide in files if slide not in current]
 
 

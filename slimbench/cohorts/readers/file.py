@@ -23,12 +23,14 @@ class Head:
     patches, dim  N and D
     kind          how the patches were made, as far as the file says it: "20x 512px overlap 0 conch_v15"
     sample        the rows `sample_rows(N)` of features and coordinates
+    current       False for a packed file of another format number than `data pack` writes today
     """
 
     patches: int
     dim: int
     kind: str
     sample: Patches
+    current: bool = True
 
     @property
     def digest(self) -> str:

@@ -38,6 +38,10 @@ class Hdf5File(FeatureFile):
         """How the patches were made, as far as the file says it (see `Head.kind`)."""
         return ""
 
+    def current(self, file: h5py.File) -> bool:
+        """See `Head.current`."""
+        return True
+
     def read(self, slide_id: str) -> Patches:
         with opened(self.path) as file:
             features = as_rows(required(file, self.features, self.path)[()], self.path)
@@ -54,7 +58,7 @@ class Hdf5File(FeatureFile):
             else:
                 picked = stored[0, rows] if stored.ndim == 3 else stored[rows]
             sample = Patches(as_rows(picked, self.path).reshape(len(rows), dim), self.grid(file, n, rows))
-            return Head(n, dim, self.kind(file), sample)
+            return Head(n, dim, self.kind(file), sample, self.current(file))
 
     def picked(self, coords: h5py.Dataset, n: int, rows: list[int] | None) -> NDArray[Any]:
         """Rows of stored coordinates [n, 2]; CohortError if they are not one for each patch."""

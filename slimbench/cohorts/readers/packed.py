@@ -1,8 +1,8 @@
 """What `slimbench data pack` writes: one HDF5 file a slide, contiguous, read in one go and checked by its sum.
 
 Datasets `features` [N, D] float16 (where that loses nothing) or float32 and, optionally, `coords` [N, 2]
-float32 in grid units; the file's attributes are the checksum, the kind of patches and, where the source says
-it, their edge in level-0 pixels.
+float32 in grid units; the file's attributes are the format number, the checksum, the kind of patches and, where
+the source says it, their edge in level-0 pixels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from slimbench.cohorts.readers.file import as_rows
 from slimbench.cohorts.readers.hdf5 import Hdf5File, dataset, opened, required, text_attribute
 from slimbench.errors import CohortError
 
+FORMAT = 2  # raised with what a copy holds of its source; copies before 2 have no number and no patch size
 _WORDS = 512
 
 
@@ -46,6 +47,9 @@ class PackedFile(Hdf5File):
         """The source's."""
         return text_attribute(file, "kind")
 
+    def current(self, file: h5py.File) -> bool:
+        return bool(file.attrs.get("slimbench_format") == FORMAT)
+
     def read(self, slide_id: str) -> Patches:
         with opened(self.path) as file:
             features = required(file, "features", self.path)[()]
@@ -68,7 +72,8 @@ def write_packed(path: Path, patches: Patches, kind: str) -> None:
         file.create_dataset("features", data=features)
         if patches.coords is not None:
             file.create_dataset("coords", data=patches.coords)
-        file.attrs.update({"slimbench_checksum": checksum(features, patches.coords), "kind": kind})
+        written = {"slimbench_checksum": checksum(features, patches.coords), "slimbench_format": FORMAT}
+        file.attrs.update(written | {"kind": kind})
         if patches.patch_size is not None:
             file.attrs["patch_size"] = patches.patch_size
 
