@@ -95,19 +95,21 @@ class GigaPath(LongNet):
         x = self.project(torch.cat([slide.tokens.x for slide in slides])).float()
         parts = []
         for slide, features in zip(slides, x.split(lengths), strict=True):
-            placed = features + self.positions(self._step(slide) * slide.tokens.coords, slide.id)
+            placed = features + self.positions(self._cells(slide), slide.id)
             parts.append((self.cls.flatten(), slide.tokens.replace_x(placed)))
         return Pack.join(parts)
 
-    def _step(self, slide: SlideInput) -> float:
+    def _cells(self, slide: SlideInput) -> Tensor:
+        """[N, 2] places in cells, not yet rounded down."""
         if self.step is not None:
-            return self.step
+            return self.step * slide.tokens.coords
         if slide.patch_size is None:
             raise CohortError(
                 f"slide {slide.id}: its features do not say how large a patch is at level 0, which gigapath:step=none "
                 f"divides by {CELL}; give step a number, such as 2 for 512 pixels"
             )
-        return slide.patch_size / CELL
+        pixels = (slide.tokens.coords.double() * slide.patch_size).round()  # fp32 may end below a cell's edge
+        return pixels / CELL
 
     def pool(self, pack: Pack) -> Tensor:
         """Merged tokens count in the mean as often as the patches they stand for."""

@@ -191,6 +191,9 @@ def test_without_a_step_each_slides_own_patch_size_decides(checkpoint: Path) -> 
     assert torch.equal(encode(own, sized[:1]), encode(small(checkpoint, step=2.0), [one]))
     assert torch.equal(encode(own, sized[1:]), encode(small(checkpoint), [other]))
     assert torch.allclose(encode(own, sized)[:1], encode(own, sized[:1]), atol=1e-5)
+    pixels = torch.tensor([[7936, 0], [0, 7935], [99_840, 255]])  # 31, 30 and 390 cells of 256
+    odd = SlideInput("odd", Tokens.of(torch.zeros(3, 1), (pixels.double() / 448).float()), patch_size=448.0)
+    assert own._cells(odd).floor().tolist() == [[31, 0], [0, 30], [390, 0]]
     with pytest.raises(CohortError, match="slide slide-20: its features do not say how large a patch is"):
         encode(small(checkpoint, step=None), [sized[0], other])
 

@@ -51,7 +51,8 @@ def put(out: Path, cohort: str, reducer: str, rate: float, left=LEFT, *, later: 
     """A finished cell that left kept sets; its key."""
     opened = open_cohort(cohort)
     fields = {"encoder": "slim-base", "text": "tfidf", "recipe": "tiny", "tasks": ("saliency",), "seed": 0}
-    made = Cell(reducer=reducer, rate=rate, trained_at=rate, cohort=cohort, **(fields | cell))
+    fields |= {"trained_at": rate} | cell
+    made = Cell(reducer=reducer, rate=rate, cohort=cohort, **fields)
     identity = Identity(cohort=opened.fingerprint, code={"later": str(later)})
     store, key = Store(out), identity.key(made)
     now = datetime.now(UTC) + timedelta(seconds=later)
@@ -277,6 +278,17 @@ def test_rows_say_what_tells_their_cells_apart(study, tmp_path):
     assert [each.record.cell.seed for each in other] == [3]
     (unpruned,) = kept_maps(Store(out), records, ["slide-a"], ["none"])
     assert unpruned[0].kept.all()
+
+
+def test_one_model_at_many_rates_is_one_row(study, tmp_path):
+    out, cohort = tmp_path / "trained", study[1]
+    for reducer, rate in (("cropr", 0.5), ("cropr", 0.8), ("cropr", 0.9), ("none", 0.0)):
+        put(out, cohort, reducer, rate, trained_at=0.0 if reducer == "none" else 0.8)
+    records = list(Store(out).scan().records.values())
+    (maps,) = kept_maps(Store(out), records, ["slide-a"], ["cropr", "none"])
+    assert sorted(row_names(maps)) == ["cropr\ntrained at 0.8"] * 3 + ["none\ntrained at 0"]
+    (one,) = kept_maps(Store(out), records, ["slide-a"], ["cropr"])
+    assert row_names(one) == ["cropr"] * 3
 
 
 def test_an_encoder_is_told_the_patch_size(study):

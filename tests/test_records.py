@@ -1,6 +1,7 @@
 """What a results folder promises: whole files, first writer wins, shared work, keys that mean something."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -362,10 +364,32 @@ def test_kept_sets_come_back_as_they_were_written(store: Store) -> None:
     assert list(found) == list(left)
     assert all(np.array_equal(found[slide], left[slide]) for slide in left)
     assert store.kept_sets("nobody") == {}
+
+
+def deflated(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in members.items():
+            file.writestr(f"{name}.npy", data)
+    return buffer.getvalue()
+
+
+def test_damaged_kept_sets_are_one_line(store: Store) -> None:
+    store.write_kept_sets("k", {"a": np.arange(200, dtype=np.uint8)})
     path = store.out / "kept" / "k.npz"
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(RecordError, match=r"k\.npz holds no kept sets"):
-        store.kept_sets("k")
+    whole = path.read_bytes()
+    header = b'\x93NUMPY\x01\x00\x10\x00{"descr": """  \n'
+    for damaged in (
+        whole[:40],
+        b"",  # EOFError
+        whole.replace(b"left.npy", b"gone.npy"),
+        bytes([*whole[:60], *(255 - byte for byte in whole[60:90]), *whole[90:]]),  # zlib.error
+        deflated(slides=header, patches=header, left=header),  # tokenize.TokenError
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(RecordError, match=r"k\.npz holds no kept sets") as told:
+            store.kept_sets("k")
+        assert "\n" not in str(told.value)
 
 
 def test_kept_sets_of_a_large_slide_are_small(store: Store) -> None:

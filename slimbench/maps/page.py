@@ -112,11 +112,15 @@ def _multiples(maps: Sequence[KeptMap], tissue: NDArray[np.generic] | None) -> F
 
 
 def row_names(maps: Sequence[KeptMap]) -> list[str]:
-    """The reducer of each map, with what else tells its cell from the others (never the rate)."""
+    """The reducer of each map, with what else tells its cell from the others (never the rate).
+
+    Where a cell of a cohort was trained at another rate, all say at which: one model is one row.
+    """
+    apart = {m.record.cohort_name for m in maps if m.record.cell.trained_at != m.record.cell.rate}
     facts = []
     for each in maps:
         cell = each.record.cell
-        trained = "" if cell.trained_at == cell.rate else f"trained at {cell.trained_at:g}"
+        trained = f"trained at {cell.trained_at:g}" if each.record.cohort_name in apart else ""
         others = (
             each.record.cohort_name,
             cell.encoder,

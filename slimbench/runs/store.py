@@ -14,7 +14,9 @@ import json
 import os
 import re
 import secrets
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 RECORDS, PREDICTIONS, KEPT, MODELS = "records", "predictions", "kept", "models"
 CLAIMS, LOGS = "claims", "logs"
+# What numpy and zipfile raise for an .npz that was cut or has other bytes in it.
+DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error,
+           tokenize.TokenError)  # fmt: skip
 ABANDONED_AFTER = 120.0  # seconds without a sign of life; a write takes less, a claim is touched more often
 
 
@@ -180,7 +185,7 @@ class Store:
                 return dict(zip(file["slides"].tolist(), np.split(file["left"], ends), strict=True))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise RecordError(
                 f"{path} holds no kept sets: {_short(error)}; delete it and run the sweep with --rerun all"
             ) from error
