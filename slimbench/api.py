@@ -89,7 +89,7 @@ def sweep(
     todo, done, corrupt = plan(wanted, store, rerun)
     if todo:
         Child.preload()
-        check_plugins(request.plugins(opened.defaults), request.cohort)
+        check_plugins(request.plugins(opened.defaults), request.rows(opened.defaults), request.cohort)
     watch.planned(todo, done, corrupt)
     if todo and not dry_run:
         store.prepare()

@@ -5,10 +5,11 @@ import pytest
 
 import slimbench
 from slimbench.cohorts import open_cohort
-from slimbench.cohorts.cohort import InMemoryCohort, Patches, Prompts, Slide
-from slimbench.errors import CohortError
+from slimbench.cohorts.cohort import Defaults, InMemoryCohort, Patches, Prompts, Slide
+from slimbench.errors import CohortError, UsageError
 from slimbench.registry import tasks
 from slimbench.runs.checks import check_cohort
+from slimbench.runs.grid import grid
 
 CLASSIFICATION = ["linear-probe", "knn", "simpleshot", "few-shot"]
 
@@ -101,6 +102,61 @@ def test_what_was_kept_wants_test_slides():
     of = InMemoryCohort("small", slides, whole.classes, 4, "report", "f", whole.features)
     for task in ("fidelity", "reconstruction", "faithfulness"):
         assert f"small has {'0' if task == 'fidelity' else 'no'} test slides; {task}" in refused(of, task)
+
+
+@pytest.mark.parametrize("reads", ["nothing", "report"])
+def test_a_reducer_wants_an_encoder_of_patches_whoever_wrote_it(tmp_path, reads):
+    (tmp_path / "mine.py").write_text(
+        f"from slimbench.encoders.text_only import TextOnly\n\nclass Mine(TextOnly):\n    reads = '{reads}'\n"
+    )
+    mine = f"{tmp_path}/mine.py:Mine"
+    asked = grid("cropr", 0.5, encoders=mine, text="tfidf", tasks="knn")
+    with pytest.raises(UsageError, match=r"mine.py:Mine reads no patches; cropr has nothing to reduce"):
+        check_cohort(asked.plugins(Defaults()), cohort(), rows=asked.rows(Defaults()))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "reducer", "said"),
+    [
+        ("slim-tiny", "none", "slim-tiny needs some"),
+        ("slim-tiny", "random", "slim-tiny with random needs some"),
+        ("mean-pool", "cropr", "mean-pool with cropr needs some"),
+    ],
+)
+def test_what_is_trained_wants_reports(encoder, reducer, said):
+    row = [(encoder, reducer, "geometric")]
+    with pytest.raises(UsageError, match=f"small has no reports in its train split and {said}"):
+        check_cohort([], cohort(report=None), rows=row)
+    check_cohort([], cohort(), rows=row)
+    check_cohort([], cohort(report=None), rows=[("mean-pool", "random", "geometric")])
+
+
+def test_what_comes_with_weights_wants_no_reports(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from slimbench.encoders.slim import Slim\n\nclass Mine(Slim):\n    pretrained = True\n"
+        "    def __init__(self, input_dim):\n        super().__init__(input_dim, width=8, depth=2, heads=2)\n"
+    )
+    mine = f"{tmp_path}/mine.py:Mine"
+    check_cohort([], cohort(report=None), rows=[(mine, "random", "geometric")])
+    with pytest.raises(
+        UsageError, match=r"cropr learns what to keep, and .*mine.py:Mine is not trained here"
+    ):
+        check_cohort([], cohort(report=None), rows=[(mine, "cropr", "geometric")])
+
+
+def test_a_sweep_without_reports_names_what_needs_them_once(tmp_path):
+    np.savez(tmp_path / "x.npz", features=np.ones((9, 3)), offsets=np.arange(10), slide_id=list("abcdefghi"))
+    rows = "\n".join(
+        f"{s},p{s},{'AB'[n % 2]},{('train', 'val', 'test')[n // 3]}" for n, s in enumerate("abcdefghi")
+    )
+    (tmp_path / "slides.csv").write_text(f"slide_id,case_id,label,split\n{rows}\n")
+    (tmp_path / "c.toml").write_text('features = "x.npz"\n[slides]\ntable = "slides.csv"\nlabel = "label"\n')
+    with pytest.raises(UsageError, match="c has no reports in its train split and slim-tiny needs some"):
+        slimbench.sweep(
+            "random", 0.5, cohort=str(tmp_path / "c.toml"), encoders="slim-tiny", tasks="knn", text="tfidf",
+            out=tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sweep_stops_there_and_leaves_nothing(tmp_path):

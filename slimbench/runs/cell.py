@@ -17,7 +17,15 @@ from slimbench import registry
 from slimbench.cohorts import open_cohort
 from slimbench.cohorts.cohort import SPLITS
 from slimbench.errors import UsageError
-from slimbench.runs.checks import look_at, no_reports, reads_of
+from slimbench.runs.checks import (
+    check_place,
+    is_trained,
+    look_at,
+    no_reports,
+    placed,
+    reads_of,
+    training_reports,
+)
 from slimbench.runs.provenance import provenance, source_hash
 from slimbench.runs.record import Cell, Identity, Kept, MetricValue, Record, TaskOutcome, Training
 from slimbench.runs.store import Store
@@ -69,11 +77,7 @@ def identify(cell: Cell, cohort: Cohort) -> Identity:
 
 def _aligned(cell: Cell, cohort: Cohort) -> bool:
     """Whether there are reports and an encoder that comes without weights."""
-    return bool(_training_reports(cohort)) and not registry.encoders.reads_weights(cell.encoder)
-
-
-def _training_reports(cohort: Cohort) -> list[str]:
-    return [slide.report for slide in cohort.split("train") if slide.report]
+    return bool(training_reports(cohort)) and not registry.encoders.reads_weights(cell.encoder)
 
 
 def run_cell(cell: Cell, out: Path, report: Report) -> Record:
@@ -146,12 +150,11 @@ def build(
     weights or the cohort has no reports, the model that aligns it with the text tower."""
     import torch
 
-    from slimbench.training.model import Aligned, TextSpace, reducers_of
+    from slimbench.training.model import Aligned, TextSpace
 
-    reports = _training_reports(cohort)
+    reports = training_reports(cohort)
     reads = reads_of(cell.encoder)
-    if reads != "patches" and cell.reducer != "none":
-        raise UsageError(f"{cell.encoder} reads no patches; {cell.reducer} has nothing to reduce, use none")
+    check_place(cell.encoder, cell.reducer)
     if reads == "report":
         if not reports:
             raise UsageError(no_reports(cell.encoder, cohort))
@@ -159,23 +162,13 @@ def build(
         return registry.encoders.build(cell.encoder, input_dim=tower.dim).to(device), TextSpace(), tower
     # Only the cell's own seed enters: rows that differ in the reducer start from the same encoder.
     torch.manual_seed(seed_of("init", cell.seed))
-    encoder: SlideEncoder = registry.encoders.build(cell.encoder, input_dim=cohort.dim)
     if reads == "nothing":
+        encoder: SlideEncoder = registry.encoders.build(cell.encoder, input_dim=cohort.dim)
         look_at(encoder, cohort)
         return encoder.to(device), None, None
-    encoder.place_reducers(
-        lambda dim: registry.reducers.build(cell.reducer, dim=dim), schedule(cell.schedule)
-    )
-    trainable = any(parameter.requires_grad for parameter in encoder.parameters())
-    if encoder.pretrained or not (reports or trainable):
-        if any(True for _, reducer in reducers_of(encoder) for _ in reducer.parameters()):
-            raise UsageError(
-                f"{cell.reducer} learns what to keep, and {cell.encoder} is not trained here; "
-                "use a reducer that needs no training, such as tome or random"
-            )
+    encoder = placed(cell.encoder, cell.reducer, cell.schedule, cohort)
+    if not is_trained(encoder, cell.encoder, cell.reducer, cohort):
         return encoder.to(device), None, None
-    if not reports:
-        raise UsageError(no_reports(cell.encoder, cohort))
     tower = registry.text_towers.build(cell.text, training_reports=reports)
     return encoder.to(device), Aligned(encoder, tower.dim, recipe(cell.recipe)).to(device), tower
 

@@ -67,6 +67,10 @@ class Grid:
         named += [("task", task) for cell in cells for task in cell.tasks]
         return tuple(dict.fromkeys(named))
 
+    def rows(self, defaults: Defaults) -> tuple[tuple[str, str, str], ...]:
+        """(encoder, reducer, schedule) of every model that the cells name."""
+        return tuple(dict.fromkeys((c.encoder, c.reducer, c.schedule) for c in self.cells(defaults)))
+
     def _of_seed(self, seed: int, defaults: Defaults) -> Iterator[Cell]:
         def cell(encoder: str, reducer: str, rate: float, trained_at: float, schedule: str) -> Cell:
             return Cell(

@@ -129,7 +129,7 @@ def run_cell_json(run: str, cell: str, out: str, report: Report) -> str:
     return record
 
 
-def check_plugins_json(named: list[list[str]], cohort: str, report: Report) -> str:
+def check_plugins_json(named: list[list[str]], rows: list[list[str]], cohort: str, report: Report) -> str:
     """slimbench.runs.grid.check_plugins and slimbench.runs.checks.check_cohort."""
     from slimbench.cohorts import open_cohort
     from slimbench.runs.checks import check_cohort
@@ -139,7 +139,7 @@ def check_plugins_json(named: list[list[str]], cohort: str, report: Report) -> s
         report({"spec": spec})
 
     check_plugins(named, tell)
-    check_cohort(named, open_cohort(cohort, lambda done, total: tell(cohort)), tell)
+    check_cohort(named, open_cohort(cohort, lambda done, total: tell(cohort)), tell, rows)
     return "{}"
 
 

@@ -157,17 +157,20 @@ class LocalExecutor:
                 work.put_back(cell.job)
 
 
-def check_plugins(named: Sequence[tuple[str, str]], cohort: str) -> None:
+def check_plugins(
+    named: Sequence[tuple[str, str]], rows: Sequence[tuple[str, str, str]], cohort: str
+) -> None:
     """slimbench.runs.grid.check_plugins, then slimbench.runs.checks.check_cohort, in a process of its own,
     whatever a plugin does to it.
 
-    cohort  name, or path of a cohort file
+    named, rows  as there
+    cohort       name, or path of a cohort file
     Raises UsageError, CohortError or PluginError, one line each.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        pairs = [list(pair) for pair in named]
-        child = Child(check_plugins_json, pairs, cohort, log=log, threads=1, gpu=None)
+        asked = [[list(each) for each in group] for group in (named, rows)]
+        child = Child(check_plugins_json, *asked, cohort, log=log, threads=1, gpu=None)
         at, until = "a plugin", time.monotonic() + IMPORT_LIMIT
         try:
             while time.monotonic() < until:
