@@ -35,6 +35,7 @@ REDUCERS = (
     "pitome",
     "dpc-knn",
 )
+ANALYSED = ("oracle", "cropr", "tome", "random", "grid-pool", "norm", "attn-topk")
 SHOWN = (
     ("saliency", "lesion_recall"),
     ("linear-probe", "balanced_accuracy"),
@@ -56,7 +57,7 @@ def main() -> None:
         code = cli.run([*common, *words])
         if code:
             sys.exit(code)
-    write(asked.out, "digits", SHOWN, RATES)
+    write(asked.out, "digits", SHOWN, RATES, ANALYSED)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from slimbench.analysis.board import analyse
 from slimbench.leaderboard.board import leaderboard
 from slimbench.leaderboard.compare import reader
 from slimbench.leaderboard.render import to_markdown
@@ -18,8 +19,18 @@ from slimbench.runs.store import Store
 BAND = "random"
 
 
-def write(out: Path, name: str, shown: Iterable[tuple[str, str]], rates: Iterable[float]) -> None:
-    """Write results/<name>/ from the records in `out`: a table per encoder and (task, metric) of `shown`."""
+def write(
+    out: Path,
+    name: str,
+    shown: Iterable[tuple[str, str]],
+    rates: Iterable[float],
+    analysed: Sequence[str],
+) -> None:
+    """Write results/<name>/ from the records in `out`.
+
+    shown     (task, metric): a table of each for every encoder
+    analysed  reducers whose kept sets are analysed
+    """
     folder = Path(__file__).parent.parent / "results" / name
     folder.mkdir(exist_ok=True)
     records = [record for record in Store(out).scan().records.values() if record.status == "ok"]
@@ -29,6 +40,7 @@ def write(out: Path, name: str, shown: Iterable[tuple[str, str]], rates: Iterabl
             own = [record for record in records if record.cell.encoder == encoder]
             parts.append(f"## {task}: {metric}, `{encoder}`\n\n{table(own, task, metric, rates)}")
     (folder / "tables.md").write_text("\n".join(parts))
+    (folder / "analysis.md").write_text(to_markdown(analyse(Store(out), records, analysed).tables))
     (folder / "leaderboard.md").write_text(to_markdown(leaderboard(records, read=reader(out))))
     with (folder / "numbers.csv").open("w") as file:
         write_tidy(records, file)

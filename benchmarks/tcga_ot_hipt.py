@@ -76,7 +76,7 @@ def main() -> None:
         code = cli.run([*common, "--rates", ",".join(map(str, RATES)), *words])
         if code:
             sys.exit(code)
-    write(asked.out, "tcga-ot-hipt", SHOWN, RATES)
+    write(asked.out, "tcga-ot-hipt", SHOWN, RATES, ("cropr", "tome", "random"))
 
 
 if __name__ == "__main__":
