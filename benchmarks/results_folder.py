@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from slimbench.analysis.board import analyse
 from slimbench.leaderboard.board import leaderboard
 from slimbench.leaderboard.compare import reader
@@ -44,6 +46,7 @@ def write(
     (folder / "leaderboard.md").write_text(to_markdown(leaderboard(records, read=reader(out))))
     with (folder / "numbers.csv").open("w") as file:
         write_tidy(records, file)
+    predicted(out, records).to_parquet(folder / "predicted.parquet", index=False)
     facts = {
         "cells": len(records),
         "cell_seconds": round(sum(record.seconds for record in records)),
@@ -51,6 +54,18 @@ def write(
         "machine": provenance()["machine"],
     }
     (folder / "machine.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def predicted(out: Path, records: Iterable[Record]) -> pd.DataFrame:
+    """The probe's class of every test slide in every cell: cell (the record's key), slide_id, label, predicted."""
+    frames = []
+    for record in records:
+        outcome = record.tasks.get("linear-probe")
+        if outcome is not None and outcome.predictions is not None:
+            columns = ["slide_id", "label", "predicted"]
+            frame = pd.read_parquet(out / outcome.predictions, columns=columns)
+            frames.append(frame.assign(cell=record.key))
+    return pd.concat(frames, ignore_index=True).astype("category")
 
 
 def values(
