@@ -1,10 +1,10 @@
 """The paper's table 5 beside ours, for every reducer: results/efficiency/.
 
-    OMP_NUM_THREADS=1 python benchmarks/efficiency.py         about 8 minutes of one core
+    OMP_NUM_THREADS=1 python benchmarks/efficiency.py         about 7 minutes of one core
 
 Cropr at the paper's five rates, every other reducer at the last of them. Each row is one `slimbench profile`
-with one timed pass, in a process of its own. Rows that stand in profiles.jsonl already
-are not measured again: delete the file to start anew. table5.md and table5.csv are written from it.
+with one timed pass, in a process of its own. Rows that stand in profiles.jsonl already are not measured again:
+delete the file to start anew. table5.md and table5.csv are written from it.
 """
 
 from __future__ import annotations
