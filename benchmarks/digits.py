@@ -1,6 +1,6 @@
 """Every reducer on the embedded cohort at 50, 70 and 90 %: results/digits/.
 
-    OMP_NUM_THREADS=1 python benchmarks/digits.py         about an hour and a half on two cores
+    OMP_NUM_THREADS=1 python benchmarks/digits.py         1 h 44 min on two busy cores
 
 Three seeds of every reducer, five of random (its band). The folder may be stopped and gone on with, as with any
 sweep: finished cells are not run again. The tables are written from the records.

@@ -1,6 +1,6 @@
 """Token reducers on 10,238 real TCGA slides: results/tcga-ot-hipt/.
 
-    OMP_NUM_THREADS=1 python benchmarks/tcga_ot_hipt.py DATA         under three hours on two cores
+    OMP_NUM_THREADS=1 python benchmarks/tcga_ot_hipt.py DATA         42 minutes on two cores
 
 DATA holds `hipt-tcga/` (HIPT's region features and condensed reports, packed as .npz and .csv) and `TITAN/`
 (its TCGA-OT tables). Neither is part of slimbench; their licences forbid passing them on. Stopped, it goes on where

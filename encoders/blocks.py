@@ -153,7 +153,7 @@ class _Workspace:
     """Where the products of one chunk after another are written.
 
     Otherwise each is memory fresh from the system, page by page, and the sum with the residual a pass of its
-    own: a twentieth of a block in fp32. Under autocast a product makes a tensor of its own.
+    own: 2 to 3 % of a block in fp32. Under autocast a product makes a tensor of its own.
     """
 
     def __init__(self, x: Tensor, rows: int, width: int) -> None:

@@ -148,18 +148,20 @@ class Registry:
 
     def reads_weights(self, spec: Spec | str) -> bool:
         """Whether `spec` names a built-in that comes with published weights: one of its room's WEIGHTS."""
-        spec = Spec.parse(spec) if isinstance(spec, str) else spec
-        return spec.name in getattr(importlib.import_module(self.room), "WEIGHTS", {})
+        return self._listed(spec, "WEIGHTS")
 
     def keeps_own_number(self, spec: Spec | str) -> bool:
         """Whether `spec` names a built-in reducer that no rate changes: one of its room's FIXED."""
-        spec = Spec.parse(spec) if isinstance(spec, str) else spec
-        return spec.name in getattr(importlib.import_module(self.room), "FIXED", ())
+        return self._listed(spec, "FIXED")
 
     def reads_patches(self, spec: Spec | str) -> bool:
         """False where `spec` names a built-in encoder that looks at no patches: one of its room's WITHOUT_PATCHES."""
+        return not self._listed(spec, "WITHOUT_PATCHES")
+
+    def _listed(self, spec: Spec | str, names: str) -> bool:
+        """Whether `spec` names one of those that the room lists under `names`."""
         spec = Spec.parse(spec) if isinstance(spec, str) else spec
-        return spec.name not in getattr(importlib.import_module(self.room), "WITHOUT_PATCHES", ())
+        return spec.name in getattr(importlib.import_module(self.room), names, ())
 
     def by_content(self, spec: Spec | str) -> str:
         """`spec` with hashes of what they hold in place of the files and folders that its arguments name.

@@ -16,7 +16,8 @@ reducers. No labels, no reports.
 
 An embedding can move far and serve a probe as well as before: fidelity says what changed, not what it cost.
 Where a model was trained at one rate, "unpruned" is that model run at rate 0, not one trained unpruned.
-Intervals are over patients, that of linear_cka around its biased value; the slides that neighbours are sought among stay as they are.
+Intervals are over patients, that of linear_cka around its biased value; the slides that neighbours are sought
+among stay as they are.
 """
 
 from __future__ import annotations

@@ -144,34 +144,30 @@ def test_what_comes_with_weights_wants_no_reports(tmp_path):
         check_cohort([], cohort(report=None), rows=[(mine, "cropr", "geometric")])
 
 
-def test_a_sweep_without_reports_names_what_needs_them_once(tmp_path):
-    np.savez(tmp_path / "x.npz", features=np.ones((9, 3)), offsets=np.arange(10), slide_id=list("abcdefghi"))
-    rows = "\n".join(
-        f"{s},p{s},{'AB'[n % 2]},{('train', 'val', 'test')[n // 3]}" for n, s in enumerate("abcdefghi")
-    )
+@pytest.fixture
+def study(tmp_path):
+    """A cohort file of nine labelled slides of one patch, without reports."""
+    ids = [f"s{number}" for number in range(9)]
+    np.savez(tmp_path / "x.npz", features=np.ones((9, 3)), offsets=np.arange(10), slide_id=ids)
+    rows = "\n".join(f"{s},p{s},{'AB'[n % 2]},{('train', 'val', 'test')[n // 3]}" for n, s in enumerate(ids))
     (tmp_path / "slides.csv").write_text(f"slide_id,case_id,label,split\n{rows}\n")
-    (tmp_path / "c.toml").write_text('features = "x.npz"\n[slides]\ntable = "slides.csv"\nlabel = "label"\n')
-    with pytest.raises(UsageError, match="c has no reports in its train split and slim-tiny needs some"):
-        slimbench.sweep(
-            "random", 0.5, cohort=str(tmp_path / "c.toml"), encoders="slim-tiny", tasks="knn", text="tfidf",
-            out=tmp_path / "out",
-        )  # fmt: skip
-    assert not (tmp_path / "out").exists()
+    file = tmp_path / "c.toml"
+    file.write_text('features = "x.npz"\n[slides]\ntable = "slides.csv"\nlabel = "label"\n')
+    return str(file)
 
 
-def test_a_sweep_stops_there_and_leaves_nothing(tmp_path):
-    np.savez(
-        tmp_path / "x.npz",
-        features=np.ones((9, 3)),
-        offsets=np.arange(10),
-        slide_id=[f"s{n}" for n in range(9)],
-    )
-    rows = "\n".join(f"s{n},p{n},{'AB'[n % 2]},{('train', 'val', 'test')[n // 3]}" for n in range(9))
-    (tmp_path / "slides.csv").write_text(f"slide_id,case_id,label,split\n{rows}\n")
-    (tmp_path / "c.toml").write_text('features = "x.npz"\n[slides]\ntable = "slides.csv"\nlabel = "label"\n')
-    with pytest.raises(CohortError, match="c knows no diagnostic patches"):
+@pytest.mark.parametrize(
+    ("encoder", "task", "error", "message"),
+    [
+        ("slim-tiny", "knn", UsageError, "c has no reports in its train split and slim-tiny needs some"),
+        ("mean-pool", "saliency", CohortError, "c knows no diagnostic patches"),
+    ],
+)
+def test_a_sweep_that_cannot_be_stops_there_and_leaves_nothing(
+    study, tmp_path, encoder, task, error, message
+):
+    with pytest.raises(error, match=message):
         slimbench.sweep(
-            "none", 0, cohort=str(tmp_path / "c.toml"), encoders="mean-pool", tasks="saliency", text="tfidf",
-            out=tmp_path / "out",
-        )  # fmt: skip
+            "none", 0, cohort=study, encoders=encoder, tasks=task, text="tfidf", out=tmp_path / "out"
+        )
     assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbench.cli.boards import OutFolder, records_of
+from slimbench.cli.sweeps import OUT
 
 if TYPE_CHECKING:
     from slimbench.maps.kept import KeptMap
@@ -22,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def maps(
-    out: OutFolder = Path("slimbench-out"),
+    out: OutFolder = OUT,
     slides: Annotated[
         list[str] | None,
         typer.Option("--slide", metavar="ID", help="A test slide. Repeat it for more."),

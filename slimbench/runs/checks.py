@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from slimbench import registry
 from slimbench.errors import UsageError
+from slimbench.runs.grid import NO_REDUCER
 from slimbench.schedule import schedule
 from slimbench.spec import Spec
 
@@ -50,7 +51,7 @@ def check_cohort(
 
 def check_place(encoder: str, reducer: str) -> None:
     """UsageError for a reducer in front of an encoder that reads no patches."""
-    if reducer != "none" and reads_of(encoder) != "patches":
+    if reducer != NO_REDUCER and reads_of(encoder) != "patches":
         raise UsageError(
             f"{encoder} reads no patches; {reducer} has nothing to reduce, use none: a sweep of its own with "
             "--reducer none"
@@ -82,7 +83,9 @@ def is_trained(built: SlideEncoder, encoder: str, reducer: str, cohort: Cohort) 
             )
         return False
     if not reports:
-        raise UsageError(no_reports(encoder if reducer == "none" else f"{encoder} with {reducer}", cohort))
+        raise UsageError(
+            no_reports(encoder if reducer == NO_REDUCER else f"{encoder} with {reducer}", cohort)
+        )
     return True
 
 

@@ -75,8 +75,8 @@ class CellEvidence:
             return self._model.align_texts(frozen).cpu().numpy()
 
     def _encode(self, split: str, keep_traces: bool) -> None:
-        """Encode a split and see where its patches went; the traces themselves, a hundred times as large as
-        what `left` says of them, are kept only for a task that asks."""
+        """Encode a split and see where its patches went; the traces themselves, many times as large as what
+        `left` says of them, are kept only for a task that asks."""
         slides = self.cohort.split(split)
         row = {slide.id: number for number, slide in enumerate(slides)}
         plan = replace(self.plan, trace=True)

@@ -158,7 +158,7 @@ class Store:
 
         A patch that has left never comes back, except by last-layer fusion, which kept sets leave out; so its one
         number says all of a slide's layers, where bitmaps would say each again. Deflated, a slide of 17,182
-        patches takes about 5 KiB.
+        patches takes 7 KB at rates 0.5 and 0.9.
         """
         import numpy as np
 
@@ -187,7 +187,8 @@ class Store:
             return {}
         except DAMAGED as error:
             raise RecordError(
-                f"{path} holds no kept sets: {_short(error)}; delete it and run the sweep with --rerun all"
+                f"{path} holds no kept sets: {_short(error)}; delete {self.path(key)} and run the sweep again, "
+                "which makes both anew"
             ) from error
 
     def _kept(self, key: str) -> Path:
